@@ -34,7 +34,8 @@ class Config:
     labels: tuple[str, ...] = ()
     bridge: str = "cais0"
     bip: str = ""
-    """The bridge's own address with prefix, e.g. 172.29.0.1/16; empty: the first free of ``address_pools``."""
+    """The bridge's own address with prefix, e.g. 172.29.0.1/16; empty: the first free of
+    ``address_pools``."""
     mtu: int = 1500
     address_pools: tuple[str, ...] = ("172.29.0.0/16", "172.30.0.0/16", "172.31.0.0/16", "192.168.224.0/20")
     ip_forward: bool = True

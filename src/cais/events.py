@@ -2,10 +2,9 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Iterator
 
 HISTORY = 1024
 """Events kept in memory for ``since``; dockerd keeps 256."""
@@ -16,7 +15,8 @@ QUEUE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened: ``kind`` container, image, volume, network or daemon; ``action`` Docker's verb."""
+    """One thing that happened: ``kind`` container, image, volume, network or daemon; ``action`` Docker's
+    verb."""
 
     kind: str
     action: str
@@ -31,6 +31,11 @@ class Bus:
     def __init__(self) -> None:
         self._history: deque[Event] = deque(maxlen=HISTORY)
         self._queues: set[asyncio.Queue[Event]] = set()
+
+    @property
+    def subscribers(self) -> int:
+        """How many subscriptions there are."""
+        return len(self._queues)
 
     def publish(self, event: Event) -> None:
         """Hand ``event`` to every subscriber; a full queue loses its oldest event, never the newest."""

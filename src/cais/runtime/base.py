@@ -1,7 +1,7 @@
 """The contract between containers and whatever runs their processes: the Driver protocol and its values."""
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,8 +10,8 @@ from cais.spec.runtimespec import Process, Resources, RootMount, Spec
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """Where a task's output goes. ``driver`` json-file, local or none; ``path`` the file; ``max_size`` bytes of one file
-    (0: no limit); ``max_files`` files kept, the current one included."""
+    """Where a task's output goes. ``driver`` json-file, local or none; ``path`` the file; ``max_size`` bytes
+    of one file (0: no limit); ``max_files`` files kept, the current one included."""
 
     driver: str = "json-file"
     path: str = ""
@@ -23,11 +23,10 @@ class LogOptions:
 class TaskStart:
     """All that is needed to run a container's first process.
 
-    ``netns``: descriptor of a network namespace to enter, -1 when the runtime spec says (new, host or a path).
-    ``seccomp``: a compiled BPF program (array of struct sock_filter), empty for unconfined.
-    ``open_stdin``: the process gets a pipe (or the terminal); else /dev/null. ``stdin_once``: end of the first
-    attached client closes it.
-    """
+    ``netns``: descriptor of a network namespace to enter, -1 when the runtime spec says (new, host or a
+    path). ``seccomp``: a compiled BPF program (array of struct sock_filter), empty for unconfined.
+    ``open_stdin``: the process gets a pipe (or the terminal); else /dev/null. ``stdin_once``: end of the
+    first attached client closes it."""
 
     id: str
     spec: Spec
@@ -79,12 +78,13 @@ class TaskState:
 class Driver(Protocol):
     """Runs processes. One task a container; ids are full container ids.
 
-    Errors: ``NotFound`` no such task; ``Conflict`` wrong state; ``TaskFailed`` the init could not start the program
-    (exit code 126 not executable, 127 not found, 128 anything else), after which nothing of the task is left.
-    """
+    Errors: ``NotFound`` no such task; ``Conflict`` wrong state; ``TaskFailed`` the init could not start the
+    program (exit code 126 not executable, 127 not found, 128 anything else), after which nothing of the task
+    is left."""
 
     async def start(self, start: TaskStart) -> TaskState:
-        """Create and start the task; returns after its ``execve`` succeeded. Not idempotent: ``Conflict`` if it runs."""
+        """Create and start the task; returns after its ``execve`` succeeded. Not idempotent: ``Conflict`` if
+        it runs."""
         ...
 
     async def exec(self, start: ExecStart) -> TaskState:
@@ -92,7 +92,8 @@ class Driver(Protocol):
         ...
 
     async def kill(self, id: str, signal: int, exec_id: str = "") -> None:
-        """Send ``signal`` to the first process of the task, or to the exec. ``NotFound`` when it has ended."""
+        """Send ``signal`` to the first process of the task, or to the exec. ``NotFound`` when it has
+        ended."""
         ...
 
     async def kill_all(self, id: str) -> None:
@@ -103,11 +104,14 @@ class Driver(Protocol):
         """Set the terminal's size in characters; ``Conflict`` if it has no terminal."""
         ...
 
-    async def attach(self, id: str, exec_id: str, *, stdin: bool, stdout: bool, stderr: bool) -> socket.socket:
-        """A connected stream socket: what is read from it is the output from now on, in Docker's multiplexed frames
-        (8-byte header) or raw for a terminal; what is written to it is standard input; shutting down its write side is
-        end of input. End of file: the process has ended and all its output was delivered. The caller closes it.
-        Works between ``prepare`` and ``start`` too: then it gets the output from the first byte."""
+    async def attach(
+        self, id: str, exec_id: str, *, stdin: bool, stdout: bool, stderr: bool
+    ) -> socket.socket:
+        """A connected stream socket: what is read from it is the output from now on, in Docker's multiplexed
+        frames (8-byte header) or raw for a terminal; what is written to it is standard input; shutting down
+        its write side is end of input. End of file: the process has ended and all its output was delivered.
+        The caller closes it. Works between ``prepare`` and ``start`` too: then it gets the output from the
+        first byte."""
         ...
 
     async def pause(self, id: str) -> None:
@@ -122,18 +126,20 @@ class Driver(Protocol):
         """Change the limits of the running task; absent fields stay as they are."""
         ...
 
-    async def list(self) -> list[TaskState]:
-        """Every task and exec that is running or whose exit was not acknowledged: the truth after an engine's restart."""
+    async def list(self) -> Sequence[TaskState]:
+        """Every task and exec that is running or whose exit was not acknowledged: the truth after an engine's
+        restart."""
         ...
 
     async def acknowledge(self, id: str, exec_id: str = "") -> None:
         """The exit is on record: the keeper may forget it. Idempotent."""
         ...
 
-    async def pids(self, id: str) -> list[int]:
+    async def pids(self, id: str) -> Sequence[int]:
         """Host pids of all processes of the task's cgroup."""
         ...
 
     def subscribe(self, on_exit: Callable[[TaskExit], None]) -> None:
-        """Call ``on_exit`` for each end of a task or exec, on the event loop, at least once until acknowledged."""
+        """Call ``on_exit`` for each end of a task or exec, on the event loop, at least once until
+        acknowledged."""
         ...

@@ -1,4 +1,5 @@
-"""The OCI runtime specification's ``config.json`` as typed values (runtime-spec 1.2, config.md and config-linux.md)."""
+"""The OCI runtime specification's ``config.json`` as typed values (runtime-spec 1.2, config.md and
+config-linux.md)."""
 
 import msgspec
 
@@ -7,9 +8,9 @@ class Base(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defau
     """JSON names are the specification's; absent and default mean the same."""
 
 
-class User(Base, omit_defaults=False):
-    """Who the process is. ``username`` holds Docker's ``user[:group]`` text, looked up in the image by the init
-    (which has the file system to look in); when it is not empty it wins over ``uid`` and ``gid``."""
+class User(Base, frozen=True, omit_defaults=False):
+    """Who the process is. ``username`` holds Docker's ``user[:group]`` text, looked up in the image by the
+    init (which has the file system to look in); when it is not empty it wins over ``uid`` and ``gid``."""
 
     uid: int = 0
     gid: int = 0
@@ -19,7 +20,7 @@ class User(Base, omit_defaults=False):
     """Not in the specification: names or numbers from ``--group-add``, looked up like ``username``."""
 
 
-class Capabilities(Base):
+class Capabilities(Base, frozen=True):
     """Capability sets as ``CAP_…`` names."""
 
     bounding: tuple[str, ...] = ()
@@ -29,22 +30,23 @@ class Capabilities(Base):
     ambient: tuple[str, ...] = ()
 
 
-class Rlimit(Base, omit_defaults=False):
-    """One resource limit: ``type`` is ``RLIMIT_…``, values in the unit of getrlimit(2), -1 means unlimited."""
+class Rlimit(Base, frozen=True, omit_defaults=False):
+    """One resource limit: ``type`` is ``RLIMIT_…``, values in the unit of getrlimit(2), -1 means
+    unlimited."""
 
     type: str
     soft: int
     hard: int
 
 
-class Box(Base, omit_defaults=False):
+class Box(Base, frozen=True, omit_defaults=False):
     """A terminal's size in characters."""
 
     height: int = 0
     width: int = 0
 
 
-class Process(Base):
+class Process(Base, frozen=True):
     """What is executed, as whom, with which rights."""
 
     args: tuple[str, ...]
@@ -61,16 +63,16 @@ class Process(Base):
     selinux_label: str = ""
 
 
-class Root(Base):
+class Root(Base, frozen=True):
     """The root file system; the layers come beside the specification as mounts (``RootMount``)."""
 
     path: str = "rootfs"
     readonly: bool = False
 
 
-class Mount(Base):
-    """One mount inside the container, in the order of the list. ``options`` are fstab words: ``rbind``, ``ro``,
-    ``nosuid``, ``rslave``, ``mode=1777`` …; ``type`` is ``bind`` for binds."""
+class Mount(Base, frozen=True):
+    """One mount inside the container, in the order of the list. ``options`` are fstab words: ``rbind``,
+    ``ro``, ``nosuid``, ``rslave``, ``mode=1777`` …; ``type`` is ``bind`` for binds."""
 
     destination: str
     source: str = ""
@@ -78,15 +80,15 @@ class Mount(Base):
     options: tuple[str, ...] = ()
 
 
-class Namespace(Base):
-    """A namespace to create (no ``path``) or to join (``path`` is /proc/<pid>/ns/<type>). ``type``: pid, network,
-    mount, ipc, uts, cgroup, user, time. Not listed: shared with the host."""
+class Namespace(Base, frozen=True):
+    """A namespace to create (no ``path``) or to join (``path`` is /proc/<pid>/ns/<type>). ``type``: pid,
+    network, mount, ipc, uts, cgroup, user, time. Not listed: shared with the host."""
 
     type: str
     path: str = ""
 
 
-class Device(Base):
+class Device(Base, frozen=True):
     """A device node to make: ``type`` c, b or p; ``file_mode`` permission bits."""
 
     type: str
@@ -98,8 +100,9 @@ class Device(Base):
     gid: int = 0
 
 
-class DeviceRule(Base):
-    """One device cgroup rule, applied in order. ``type`` a, c or b; absent numbers mean all; ``access`` of ``rwm``."""
+class DeviceRule(Base, frozen=True):
+    """One device cgroup rule, applied in order. ``type`` a, c or b; absent numbers mean all; ``access`` of
+    ``rwm``."""
 
     allow: bool
     type: str = "a"
@@ -108,7 +111,7 @@ class DeviceRule(Base):
     access: str = "rwm"
 
 
-class MemoryLimits(Base):
+class MemoryLimits(Base, frozen=True):
     """Bytes; -1 means unlimited. ``swap`` is memory plus swap."""
 
     limit: int | None = None
@@ -118,8 +121,9 @@ class MemoryLimits(Base):
     disable_oom_killer: bool = False
 
 
-class CpuLimits(Base):
-    """``shares`` relative weight (1024 is one), ``quota`` and ``period`` microseconds, ``cpus`` and ``mems`` lists."""
+class CpuLimits(Base, frozen=True):
+    """``shares`` relative weight (1024 is one), ``quota`` and ``period`` microseconds, ``cpus`` and ``mems``
+    lists."""
 
     shares: int | None = None
     quota: int | None = None
@@ -130,19 +134,19 @@ class CpuLimits(Base):
     mems: str = ""
 
 
-class PidsLimit(Base):
+class PidsLimit(Base, frozen=True):
     """Most tasks at once; -1 means unlimited."""
 
     limit: int
 
 
-class BlockIoLimits(Base):
+class BlockIoLimits(Base, frozen=True):
     """``weight`` 10 to 1000."""
 
     weight: int | None = None
 
 
-class Resources(Base):
+class Resources(Base, frozen=True):
     """Everything the cgroup limits."""
 
     devices: tuple[DeviceRule, ...] = ()
@@ -152,8 +156,9 @@ class Resources(Base):
     block_io: BlockIoLimits = msgspec.field(name="blockIO", default=BlockIoLimits())
 
 
-class Linux(Base):
-    """The Linux part. The seccomp filter is not here: it comes compiled, as bytes, beside the specification."""
+class Linux(Base, frozen=True):
+    """The Linux part. The seccomp filter is not here: it comes compiled, as bytes, beside the
+    specification."""
 
     namespaces: tuple[Namespace, ...] = ()
     devices: tuple[Device, ...] = ()
@@ -166,22 +171,23 @@ class Linux(Base):
     mount_label: str = ""
 
 
-class Spec(Base, omit_defaults=False):
+class Spec(Base, kw_only=True, omit_defaults=False):
     """One container's configuration."""
 
+    process: Process
     oci_version: str = "1.2.0"
     hostname: str = ""
     domainname: str = ""
     root: Root = Root()
-    process: Process
     mounts: tuple[Mount, ...] = ()
     linux: Linux = Linux()
     annotations: dict[str, str] = {}
 
 
-class RootMount(Base):
-    """The root file system as data, from the snapshotter: an overlay (``lower`` from the top down, absolute paths;
-    ``upper`` and ``work`` empty for a read-only view), or a plain folder (only ``lower[0]``, writable)."""
+class RootMount(Base, frozen=True):
+    """The root file system as data, from the snapshotter: an overlay (``lower`` from the top down, absolute
+    paths; ``upper`` and ``work`` empty for a read-only view), or a plain folder (only ``lower[0]``,
+    writable)."""
 
     type: str
     lower: tuple[str, ...]

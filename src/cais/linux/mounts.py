@@ -1,0 +1,120 @@
+"""Mounts by descriptor (the mount API of Linux 5.2 and 5.12): made detached, then put in place in one step.
+
+A detached mount has no entry in any mount table until ``attach``, is destroyed with its descriptor, and its
+place is named by a descriptor too, so that no path is walked twice (CVE-2021-30465)."""
+
+import errno
+import os
+import struct
+
+from cais.linux.syscalls import (
+    AT_FDCWD,
+    SYS_FSCONFIG,
+    SYS_FSMOUNT,
+    SYS_FSOPEN,
+    SYS_MOUNT_SETATTR,
+    SYS_MOVE_MOUNT,
+    SYS_OPEN_TREE,
+    libc_call,
+    syscall,
+)
+
+ATTR_RDONLY = 0x01
+ATTR_NOSUID = 0x02
+ATTR_NODEV = 0x04
+ATTR_NOEXEC = 0x08
+ATTR_NOATIME = 0x10
+ATTR_STRICTATIME = 0x20
+ATTR_ATIME = 0x70
+ATTR_NODIRATIME = 0x80
+ATTR_NOSYMFOLLOW = 0x200000
+
+MS_UNBINDABLE = 1 << 17
+MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+MS_SHARED = 1 << 20
+
+_MS_REC = 1 << 14
+_AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
+_AT_SYMLINK_NOFOLLOW = 0x100
+_OPEN_TREE_CLONE = 1
+_FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x40
+
+
+def clone_tree(path: str, *, recursive: bool, dirfd: int = AT_FDCWD) -> int:
+    """A detached copy of the mount at ``path`` (a bind mount without a place yet): open_tree(2)."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
+    if not path:
+        flags |= _AT_EMPTY_PATH
+    return syscall(path or f"descriptor {dirfd}", SYS_OPEN_TREE, dirfd, os.fsencode(path), flags)
+
+
+def set_attributes(
+    fd: int, *, add: int = 0, clear: int = 0, propagation: int = 0, recursive: bool = False
+) -> None:
+    """Change a mount's attributes in one step (mount_setattr(2), Linux 5.12)."""
+    flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
+    attributes = struct.pack("=4Q", add, clear, propagation, 0)
+    syscall("mount_setattr", SYS_MOUNT_SETATTR, fd, b"", flags, attributes, len(attributes))
+
+
+def make_file_system(kind: str, options: tuple[str, ...], attributes: int = 0, source: str = "") -> int:
+    """A detached mount of a new file system: fsopen(2), fsconfig(2) for each ``key`` or ``key=value``,
+    fsmount(2)."""
+    fd = syscall(kind, SYS_FSOPEN, os.fsencode(kind), 1)
+    try:
+        for option in ((f"source={source}",) if source else ()) + options:
+            key, equals, value = option.partition("=")
+            name = os.fsencode(key)
+            if equals:
+                syscall(
+                    f"{kind} {option}", SYS_FSCONFIG, fd, _FSCONFIG_SET_STRING, name, os.fsencode(value), 0
+                )
+            else:
+                syscall(f"{kind} {option}", SYS_FSCONFIG, fd, _FSCONFIG_SET_FLAG, name, 0, 0)
+        syscall(kind, SYS_FSCONFIG, fd, _FSCONFIG_CMD_CREATE, 0, 0, 0)
+        return syscall(kind, SYS_FSMOUNT, fd, 1, attributes)
+    finally:
+        os.close(fd)
+
+
+def make_overlay(lower: list[str], upper: str, work: str) -> int:
+    """A detached overlay of ``lower`` (top first) and, when given, ``upper``.
+
+    Layers are added one by one (``lowerdir+``, Linux 6.5), for which a path may hold any byte and there may
+    be 500 of them; older kernels take one joined option of at most a page."""
+    tail = (f"upperdir={upper}", f"workdir={work}") if upper else ()
+    try:
+        return make_file_system(
+            "overlay", (*(f"lowerdir+={path}" for path in lower), *tail), source="overlay"
+        )
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    joined = ":".join(path.replace("\\", "\\\\").replace(":", "\\:") for path in lower)
+    return make_file_system("overlay", (f"lowerdir={joined}", *tail), source="overlay")
+
+
+def attach(fd: int, target: int) -> None:
+    """Put the detached mount ``fd`` over the file or folder that descriptor ``target`` names
+    (move_mount(2))."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
+    syscall("move_mount", SYS_MOVE_MOUNT, fd, b"", target, b"", flags)
+
+
+def make_private(path: str, *, slave: bool) -> None:
+    """Cut every mount below ``path`` off its peers, or keep receiving from them (``slave``)."""
+    kind = (MS_SLAVE if slave else MS_PRIVATE) | _MS_REC
+    libc_call(path, "mount", None, os.fsencode(path), None, kind, None)
+
+
+def detach(path: str) -> None:
+    """Unmount lazily, without following a symbolic link (umount2(2): MNT_DETACH, UMOUNT_NOFOLLOW)."""
+    libc_call(path, "umount2", os.fsencode(path), 2 | 8)
+
+
+def make_shared(path: str) -> None:
+    """Make every mount below ``path`` a peer of its copies in later namespaces."""
+    libc_call(path, "mount", None, os.fsencode(path), None, MS_SHARED | _MS_REC, None)

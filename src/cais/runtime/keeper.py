@@ -1,0 +1,532 @@
+"""The keeper: one small, single-threaded process that starts every container process and outlives the engine.
+
+It owns standard streams, terminals, log files, pidfds and exit codes. Of all Cais only this process enters
+namespaces, which a process with threads cannot. It imports everything before the first request, freezes the
+collector, and trusts only whoever may open its socket (root). What it holds is handed to the engine in
+copies, so that either of the two can be killed."""
+
+import os
+import select
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from cais.linux import pidfd as pidfds
+from cais.linux import pty, syscalls
+from cais.linux.cgroups.base import Cgroups
+from cais.runtime import init
+from cais.runtime.link import Link
+from cais.runtime.logs import LogFile
+from cais.runtime.loop import Loop
+from cais.runtime.processes import (
+    ENDED,
+    RUNNING,
+    STARTING,
+    Failure,
+    Process,
+    describe_failure,
+    is_new,
+    make_stdio,
+    now_ns,
+    open_namespaces,
+)
+from cais.runtime.streams import Client, StandardStreams
+
+DRAIN_SECONDS = 2.0
+"""How long output may come after a process has ended, from others that hold its pipes."""
+
+CODE_TRIES = 50
+
+IDLE_SECONDS = 10.0
+"""A keeper without tasks and without an engine ends after this long."""
+
+EMPTY_FOLDER, PLACE_FOLDER = "empty", "place"
+
+
+class Keeper:
+    """The loop, the table of processes, and one method per request (named ``op_…``)."""
+
+    def __init__(self, run: str, listener: socket.socket, cgroups: Cgroups) -> None:
+        self.run_folder = run
+        self.cgroups = cgroups
+        self.processes: dict[tuple[str, str], Process] = {}
+        self.waiting: dict[tuple[str, str], list[Client]] = {}
+        self.loop = Loop()
+        self.watch, self.after = self.loop.watch, self.loop.after
+        self.link = Link(listener, self.watch, self.serve)
+        self.tell = self.link.tell
+        self.after(IDLE_SECONDS, self.check_idle)
+
+    def check_idle(self) -> None:
+        """End when nobody needs us any more."""
+        if not self.link.connected and not self.processes:
+            self.loop.stop()
+        self.after(IDLE_SECONDS, self.check_idle)
+
+    def serve(self, message: dict[str, Any], fds: list[int]) -> None:
+        """One request; its descriptors are ours to close unless the operation keeps them."""
+        seq = message.get("seq")
+
+        def reply(**values: object) -> None:
+            self.tell({"seq": seq, **values})
+
+        operation = getattr(self, "op_" + str(message.get("op")), None)
+        try:
+            if operation is None:
+                raise Failure("Unsupported", f"unknown request: {message.get('op')}")
+            answer = operation(message, fds, reply)
+        except Failure as failure:
+            reply(error={"kind": failure.kind, "text": failure.text, "code": failure.code})
+        except OSError as error:
+            reply(error={"kind": "OSError", "text": str(error), "code": error.errno or 0})
+        except Exception as error:
+            reply(error={"kind": "Invalid", "text": f"{type(error).__name__}: {error}", "code": 0})
+            sys.__excepthook__(type(error), error, error.__traceback__)
+        else:
+            if answer is not None:
+                reply(**answer)
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
+
+    def find(self, message: dict[str, Any]) -> Process:
+        """The process a request names."""
+        process = self.processes.get((message["id"], message.get("exec_id", "")))
+        if process is None or process.state == STARTING:
+            raise Failure("NotFound", f"no such task: {message['id']} {message.get('exec_id', '')}".rstrip())
+        return process
+
+    # --- requests
+
+    def op_hello(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> dict[str, Any]:
+        """A new engine: everything we hold, with descriptors, then the list."""
+        for process in self.processes.values():
+            if process.state == RUNNING:
+                self.hand_over(process)
+        return {
+            "tasks": [p.describe() for p in self.processes.values() if p.state != STARTING],
+            "pid": os.getpid(),
+        }
+
+    def op_list(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> dict[str, Any]:
+        """Everything that runs, or whose exit nobody has acknowledged."""
+        return {"tasks": [p.describe() for p in self.processes.values() if p.state != STARTING]}
+
+    def op_leave(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> dict[str, Any]:
+        """The engine ends in order; without tasks there is nothing left to keep."""
+        if not self.processes:
+            self.loop.stop()
+        return {}
+
+    def op_start(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> None:
+        """Start a container's first process."""
+        key = (message["id"], "")
+        if key in self.processes:
+            raise Failure("Conflict", f"task is running: {message['id']}")
+        spec = message["spec"]
+        process = Process(message["id"], "", spec["linux"]["cgroupsPath"])
+        process.record["log"] = message["log"]
+        process.record["stdin_once"] = message.get("stdin_once", False)
+        process.record["own_pid_namespace"] = is_new(spec, "pid")
+        process.reply = reply
+        self.cgroups.create(process.cgroup, spec["linux"].get("resources", {}))
+        opened: list[int] = []
+        try:
+            joins = open_namespaces(spec, opened)
+            child = self.make_child(spec, process, message)
+            child.rootfs, child.joins = message["rootfs"], joins
+            child.netns = fds[0] if fds else -1
+            flags = sum(
+                f for name, f in init.NAMESPACE_FLAGS.items() if name != "cgroup" and is_new(spec, name)
+            )
+            if child.netns >= 0:
+                flags &= ~syscalls.CLONE_NEWNET
+            self.launch(process, child, flags)
+        except BaseException:
+            self.cgroups.remove(process.cgroup)
+            raise
+        finally:
+            for fd in opened:
+                os.close(fd)
+
+    def op_exec(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> None:
+        """Start one more process in a running task."""
+        task = self.processes.get((message["id"], ""))
+        if task is None or task.state != RUNNING:
+            raise Failure("Conflict", f"container {message['id']} is not running")
+        if task.paused:
+            raise Failure(
+                "Conflict", f"Container {message['id']} is paused, unpause the container before exec"
+            )
+        process = Process(message["id"], message["exec_id"], task.cgroup)
+        if process.key in self.processes:
+            raise Failure("Conflict", f"exec is running: {message['exec_id']}")
+        process.reply, process.init = reply, task
+        process.record["stdin_once"] = True
+        process.record["log"] = {"driver": "none", "path": "", "max_size": 0, "max_files": 1}
+        child = self.make_child({"process": message["process"]}, process, message)
+        child.pidfd = task.pidfd
+        self.launch(process, child, 0)
+
+    def make_child(self, spec: dict[str, Any], process: Process, message: dict[str, Any]) -> init.Child:
+        """The recipe's input, with fresh streams."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        stdio, outputs, feed = make_stdio(
+            spec["process"], message.get("open_stdin", False), message.get("attach", True)
+        )
+        process.sync = ours
+        process.terminal = bool(spec["process"].get("terminal"))
+        process.record["outputs"], process.record["feed"] = outputs, feed
+        child = init.Child(spec, theirs, stdio, self.cgroups)
+        child.cgroup = process.cgroup
+        child.seccomp = bytes.fromhex(message.get("seccomp", ""))
+        child.place = os.path.join(self.run_folder, PLACE_FOLDER)
+        child.empty = os.path.join(self.run_folder, EMPTY_FOLDER)
+        return child
+
+    def launch(self, process: Process, child: init.Child, flags: int) -> None:
+        """Clone the child into its namespaces and group, and listen to what it reports."""
+        unified = self.cgroups.unified_fd(process.cgroup)
+        try:
+            child.entered = unified is not None
+            pid = syscalls.clone3(flags, cgroup=-1 if unified is None else unified)
+            if pid == 0:
+                init.run(child)
+            process.pid, process.pidfd = pid, pidfds.open_pidfd(pid)
+        except BaseException:
+            self.close_streams(process)
+            raise
+        finally:
+            child.sync.close()
+            for fd in set(child.stdio):
+                os.close(fd)
+            if unified is not None:
+                os.close(unified)
+        self.processes[process.key] = process
+        assert process.sync is not None
+        process.sync.setblocking(False)
+        self.watch(process.sync.fileno(), select.EPOLLIN, lambda _: self.on_child(process))
+        self.watch(process.pidfd, select.EPOLLIN, lambda _: self.on_end(process))
+
+    def close_streams(self, process: Process) -> None:
+        """Close our ends of a process that did not come to run."""
+        for fd in {*process.record.pop("outputs", {}), process.record.pop("feed", -1), process.master} - {-1}:
+            os.close(fd)
+        process.master = -1
+        if process.sync is not None:
+            self.watch(process.sync.fileno(), 0, None)
+            process.sync.close()
+            process.sync = None
+
+    # --- a child on its way to execve
+
+    def on_child(self, process: Process) -> None:
+        """A report of the recipe: pid, ready, failed, or end of file, which is the execve."""
+        while process.sync is not None:
+            try:
+                data, fds, _, _ = socket.recv_fds(process.sync, 65536, 1)
+            except BlockingIOError:
+                return
+            except OSError:
+                data, fds = b"", []
+            process.master = fds[0] if fds else process.master
+            if data[:1] == b"P":
+                self.replace_pid(process, int(data[1:]))
+            elif data[:1] == init.READY:
+                self.make_ready(process)
+            elif data[:1] == init.FAILED:
+                self.fail_start(process, data[1:])
+            elif process.io is not None:
+                self.finish_start(process)
+            else:
+                self.fail_start(process, b"")
+
+    def replace_pid(self, process: Process, pid: int) -> None:
+        """The child made another one inside a pid namespace and ends; from now on that one is meant."""
+        self.watch(process.pidfd, 0, None)
+        os.close(process.pidfd)
+        os.waitpid(process.pid, 0)
+        process.pid, process.pidfd = pid, pidfds.open_pidfd(pid)
+        self.watch(process.pidfd, select.EPOLLIN, lambda _: self.on_end(process))
+
+    def make_ready(self, process: Process) -> None:
+        """Everything is set up inside: streams, record, a copy of all to the engine, and only then the word
+        to go."""
+        outputs, feed = process.record.pop("outputs"), process.record.pop("feed")
+        if process.terminal:
+            outputs, feed = {process.master: "stdout"}, process.master
+            process.master = -1
+        process.started_ns = now_ns()
+        try:
+            self.open_streams(process, outputs, feed)
+        except OSError as error:
+            process.record["outputs"], process.record["feed"] = outputs, feed
+            self.fail_start(process, f"log: {error}".encode(), plain=True)
+            return
+        self.hand_over(process)
+        assert process.sync is not None
+        process.sync.send(init.GO)
+
+    def open_streams(self, process: Process, outputs: dict[int, str], feed: int) -> None:
+        """Connect streams, log and the clients that were there first."""
+        options = process.record["log"]
+        log = None
+        if options["driver"] != "none":
+            log = LogFile(options["driver"], options["path"], options["max_size"], options["max_files"])
+        io = StandardStreams(outputs, feed, log, self.watch)
+        io.stdin_once = process.record["stdin_once"]
+        io.on_input_closed = lambda: self.tell(
+            {"event": "closed", "id": process.id, "exec_id": process.exec_id}
+        )
+        io.on_finished = lambda: self.report(process)
+        process.io = io
+        for client in self.waiting.pop(process.key, []):
+            if client.sock.fileno() >= 0:
+                io.add(client)
+
+    def hand_over(self, process: Process) -> None:
+        """Copies of a process's descriptors and its record to the engine."""
+        io = process.io
+        if io is None:
+            return
+        names, fds = ["pidfd"], [process.pidfd]
+        for fd, stream in io.outputs.items():
+            names.append("master" if io.terminal else stream)
+            fds.append(fd)
+        if io.stdin >= 0 and not io.terminal:
+            names.append("stdin")
+            fds.append(io.stdin)
+        record = {
+            **process.record,
+            "id": process.id,
+            "exec_id": process.exec_id,
+            "pid": process.pid,
+            "names": names,
+        }
+        record |= {"cgroup": process.cgroup, "started_ns": process.started_ns, "paused": process.paused}
+        self.tell({"event": "held", "record": record}, tuple(fds))
+
+    def finish_start(self, process: Process) -> None:
+        """The program runs."""
+        assert process.sync is not None
+        self.watch(process.sync.fileno(), 0, None)
+        process.sync.close()
+        process.sync = None
+        process.state = RUNNING
+        if process.reply is not None:
+            process.reply(state=process.describe())
+            process.reply = None
+
+    def fail_start(self, process: Process, report: bytes, *, plain: bool = False) -> None:
+        """The program could not be started: undo everything and say why."""
+        process.kill()
+        self.watch(process.pidfd, 0, None)
+        _, status = os.waitpid(process.pid, 0)
+        failure = describe_failure(
+            report.decode("utf-8", "replace") if plain else "", b"" if plain else report, status
+        )
+        os.close(process.pidfd)
+        if process.io is not None:
+            process.io.on_finished = lambda: None
+            process.io.finish()
+        self.close_streams(process)
+        for client in self.waiting.pop(process.key, []):
+            client.close()
+        del self.processes[process.key]
+        if not process.exec_id:
+            self.remove_cgroup(process.cgroup)
+        self.tell({"event": "failed", "id": process.id, "exec_id": process.exec_id})
+        if process.reply is not None:
+            process.reply(error={"kind": failure.kind, "text": failure.text, "code": failure.code})
+
+    # --- the end of a process
+
+    def on_end(self, process: Process) -> None:
+        """A pidfd became readable."""
+        if process.sync is not None:
+            self.on_child(process)
+            if process.sync is not None or self.processes.get(process.key) is not process:
+                return
+        if process.state != RUNNING:
+            return
+        self.watch(process.pidfd, 0, None)
+        self.collect(process, CODE_TRIES)
+
+    def collect(self, process: Process, tries: int) -> None:
+        """Fetch the exit code. One of an earlier keeper's children has another parent now, who must collect it
+        before the kernel tells us, or who tells us itself (``op_ended``)."""
+        if process.state != RUNNING:
+            return
+        if process.collect(last=not tries):
+            self.conclude(process)
+        else:
+            self.after(0.02, lambda: self.collect(process, tries - 1))
+
+    def conclude(self, process: Process) -> None:
+        """Its code is known: kill what is left of the task, read the last output, report."""
+        if not process.exec_id and not process.record.get("own_pid_namespace", True):
+            self.cgroups.kill(process.cgroup)
+        process.end(not process.exec_id and self.cgroups.oom_kills(process.cgroup) > 0)
+        if process.io is None:
+            self.report(process)
+            return
+        process.io.end()
+        if not process.io.finished:
+            self.after(DRAIN_SECONDS, process.io.finish)
+
+    def report(self, process: Process) -> None:
+        """All output is written: tell the engine, and keep the exit until it is acknowledged."""
+        if process.pidfd >= 0:
+            os.close(process.pidfd)
+            process.pidfd = -1
+        if not process.exec_id:
+            self.remove_cgroup(process.cgroup)
+        self.tell({"event": "exit", **(process.exit or {})})
+
+    def remove_cgroup(self, path: str, tries: int = 50) -> None:
+        """Now, or as soon as the last process has left it."""
+        try:
+            self.cgroups.remove(path, timeout=0)
+        except OSError:
+            if tries:
+                self.after(0.02, lambda: self.remove_cgroup(path, tries - 1))
+
+    def op_acknowledge(
+        self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]
+    ) -> dict[str, Any]:
+        """The exit is on record elsewhere."""
+        key = (message["id"], message.get("exec_id", ""))
+        process = self.processes.get(key)
+        if process is not None and process.state >= ENDED:
+            del self.processes[key]
+        return {}
+
+    # --- acts on running processes
+
+    def op_kill(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> dict[str, Any]:
+        """One signal to one process."""
+        try:
+            self.find(message).signal(message["signal"])
+        except ProcessLookupError:
+            raise Failure("NotFound", f"task has ended: {message['id']}") from None
+        return {}
+
+    def op_kill_all(
+        self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]
+    ) -> dict[str, Any]:
+        """SIGKILL to the whole group."""
+        process = self.processes.get((message["id"], ""))
+        if process is not None and process.state < ENDED:
+            process.kill()
+            self.cgroups.kill(process.cgroup)
+        return {}
+
+    def op_pause(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> dict[str, Any]:
+        """Freeze."""
+        process = self.find(message)
+        if process.paused:
+            raise Failure("Conflict", f"Container {message['id']} is already paused")
+        self.cgroups.freeze(process.cgroup)
+        process.paused = True
+        return {}
+
+    def op_resume(
+        self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]
+    ) -> dict[str, Any]:
+        """Thaw."""
+        process = self.find(message)
+        if not process.paused:
+            raise Failure("Conflict", f"Container {message['id']} is not paused")
+        self.cgroups.thaw(process.cgroup)
+        process.paused = False
+        return {}
+
+    def op_pids(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> dict[str, Any]:
+        """Every process of the group."""
+        return {"pids": self.cgroups.pids(self.find(message).cgroup)}
+
+    def op_update(
+        self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]
+    ) -> dict[str, Any]:
+        """New limits."""
+        self.cgroups.update(self.find(message).cgroup, message["resources"])
+        return {}
+
+    def op_resize(
+        self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]
+    ) -> dict[str, Any]:
+        """A terminal's size."""
+        process = self.find(message)
+        if process.io is None or not process.io.terminal or process.io.stdin < 0:
+            raise Failure("Conflict", f"no terminal: {message['id']}")
+        pty.set_size(process.io.stdin, message["height"], message["width"])
+        return {}
+
+    def op_attach(
+        self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]
+    ) -> dict[str, Any]:
+        """Connect a client, now or when the process starts."""
+        wants = {name for name in ("stdin", "stdout", "stderr") if message.get(name)}
+        key = (message["id"], message.get("exec_id", ""))
+        client = Client(socket.socket(fileno=fds.pop()), wants, self.watch)
+        process = self.processes.get(key)
+        if process is not None and process.io is not None:
+            process.io.add(client)
+        else:
+            waiting = [other for other in self.waiting.get(key, []) if other.sock.fileno() >= 0]
+            self.waiting[key] = [*waiting, client]
+        return {}
+
+    # --- taking over from a keeper that died
+
+    def op_adopt(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> dict[str, Any]:
+        """A process of our predecessor, with the copies the engine held."""
+        record = message["record"]
+        process = Process(record["id"], record["exec_id"], record["cgroup"])
+        process.pid, process.started_ns, process.paused = (
+            record["pid"],
+            record["started_ns"],
+            record["paused"],
+        )
+        process.record = {
+            name: record[name] for name in ("log", "stdin_once", "own_pid_namespace") if name in record
+        }
+        outputs: dict[int, str] = {}
+        feed = -1
+        for name, fd in zip(record["names"], fds, strict=True):
+            if name == "pidfd":
+                process.pidfd = fd
+            elif name == "stdin":
+                feed = fd
+            else:
+                outputs[fd] = "stdout" if name == "master" else name
+                feed = fd if name == "master" else feed
+        process.terminal = "master" in record["names"]
+        fds.clear()
+        process.state = RUNNING
+        self.processes[process.key] = process
+        self.open_streams(process, outputs, feed)
+        self.watch(process.pidfd, select.EPOLLIN, lambda _: self.on_end(process))
+        return {}
+
+    def op_ended(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> dict[str, Any]:
+        """The engine collected an orphan's exit code (it is the subreaper after a keeper's death)."""
+        process = self.processes.get((message["id"], message["exec_id"]))
+        if process is not None and process.state == RUNNING:
+            self.watch(process.pidfd, 0, None)
+            process.code = message["code"]
+            self.conclude(process)
+        return {}
+
+    def on_child_signal(self) -> None:
+        """Collect orphans that came to us; our own processes are collected through their pidfds."""
+        ours = {process.pid for process in self.processes.values()}
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None or found.si_pid in ours:
+                return
+            os.waitpid(found.si_pid, 0)
