@@ -152,14 +152,21 @@ def open_inside(path: str, flags: int = 0, *, follow: bool = True) -> int:
         os.close(root)
 
 
-def ensure_folder(path: str, mode: int = 0o755, *, follow: bool = True) -> int:
-    """A descriptor of the folder ``path``, made with its parents where missing."""
+def ensure_folder(path: str, mode: int = 0o755, *, follow: bool = True, links: int = 40) -> int:
+    """A descriptor of the folder ``path``, made with its parents where missing. A dangling link of the image
+    is followed inside the root, as Docker does, ``links`` of them at most."""
     try:
         return open_inside(path, os.O_DIRECTORY, follow=follow)
     except FileNotFoundError:
-        parent = ensure_folder(os.path.dirname(path) or "/", follow=follow)
+        folder, name = os.path.split(path.rstrip("/"))
+        parent = ensure_folder(folder or "/", follow=follow, links=links)
     try:
-        os.mkdir(os.path.basename(path), mode, dir_fd=parent)
+        os.mkdir(name, mode, dir_fd=parent)
+    except FileExistsError:
+        if not follow or not links:
+            raise
+        target = os.readlink(name, dir_fd=parent)
+        os.close(ensure_folder(os.path.join(folder, target), mode, links=links - 1))
     finally:
         os.close(parent)
     return open_inside(path, os.O_DIRECTORY, follow=follow)
