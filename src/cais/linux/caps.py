@@ -1,6 +1,8 @@
 """Capability names and numbers (include/uapi/linux/capability.h), and dropping them from the bounding set."""
 
-from cais.linux.syscalls import PR_CAP_AMBIENT, PR_CAPBSET_DROP, PR_CAPBSET_READ, prctl
+import errno
+
+from cais.linux.syscalls import PR_CAP_AMBIENT, PR_CAPBSET_DROP, prctl
 
 NAMES = [
     "CHOWN",
@@ -64,15 +66,16 @@ def names_of(mask: int) -> list[str]:
 
 
 def drop_bounding(keep: int) -> None:
-    """Drop every capability of the bounding set that is not in the mask ``keep``; kernels end the list with
-    EINVAL."""
+    """Drop every capability of the bounding set that is not in the mask ``keep``; the kernel ends the list
+    with EINVAL."""
     for number in range(64):
         if keep >> number & 1:
             continue
         try:
-            if prctl(PR_CAPBSET_READ, number):
-                prctl(PR_CAPBSET_DROP, number)
-        except OSError:
+            prctl(PR_CAPBSET_DROP, number)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
             return
 
 

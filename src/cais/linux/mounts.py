@@ -15,8 +15,8 @@ from cais.linux.syscalls import (
     SYS_MOUNT_SETATTR,
     SYS_MOVE_MOUNT,
     SYS_OPEN_TREE,
-    libc_call,
-    syscall,
+    check,
+    prototype,
 )
 
 ATTR_RDONLY = 0x01
@@ -43,12 +43,24 @@ _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x40
 
 
+_call_open_tree = prototype("syscall", "lisi")
+_call_setattr = prototype("syscall", "lisisl")
+_call_fsopen = prototype("syscall", "lsi")
+_call_fsconfig = prototype("syscall", "liissi")
+_call_fsmount = prototype("syscall", "liii")
+_call_move_mount = prototype("syscall", "lisisi")
+_call_mount = prototype("mount", "sssus")
+_call_umount = prototype("umount2", "si")
+
+
 def clone_tree(path: str, *, recursive: bool, dirfd: int = AT_FDCWD) -> int:
     """A detached copy of the mount at ``path`` (a bind mount without a place yet): open_tree(2)."""
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
     if not path:
         flags |= _AT_EMPTY_PATH
-    return syscall(path or f"descriptor {dirfd}", SYS_OPEN_TREE, dirfd, os.fsencode(path), flags)
+    return check(
+        _call_open_tree(SYS_OPEN_TREE, dirfd, os.fsencode(path), flags), path or f"descriptor {dirfd}"
+    )
 
 
 def set_attributes(
@@ -57,25 +69,21 @@ def set_attributes(
     """Change a mount's attributes in one step (mount_setattr(2), Linux 5.12)."""
     flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
     attributes = struct.pack("=4Q", add, clear, propagation, 0)
-    syscall("mount_setattr", SYS_MOUNT_SETATTR, fd, b"", flags, attributes, len(attributes))
+    check(_call_setattr(SYS_MOUNT_SETATTR, fd, b"", flags, attributes, len(attributes)), "mount_setattr")
 
 
 def make_file_system(kind: str, options: tuple[str, ...], attributes: int = 0, source: str = "") -> int:
     """A detached mount of a new file system: fsopen(2), fsconfig(2) for each ``key`` or ``key=value``,
     fsmount(2)."""
-    fd = syscall(kind, SYS_FSOPEN, os.fsencode(kind), 1)
+    fd = check(_call_fsopen(SYS_FSOPEN, os.fsencode(kind), 1), kind)
     try:
         for option in ((f"source={source}",) if source else ()) + options:
             key, equals, value = option.partition("=")
-            name = os.fsencode(key)
-            if equals:
-                syscall(
-                    f"{kind} {option}", SYS_FSCONFIG, fd, _FSCONFIG_SET_STRING, name, os.fsencode(value), 0
-                )
-            else:
-                syscall(f"{kind} {option}", SYS_FSCONFIG, fd, _FSCONFIG_SET_FLAG, name, 0, 0)
-        syscall(kind, SYS_FSCONFIG, fd, _FSCONFIG_CMD_CREATE, 0, 0, 0)
-        return syscall(kind, SYS_FSMOUNT, fd, 1, attributes)
+            command = _FSCONFIG_SET_STRING if equals else _FSCONFIG_SET_FLAG
+            text = os.fsencode(value) if equals else None
+            check(_call_fsconfig(SYS_FSCONFIG, fd, command, os.fsencode(key), text, 0), f"{kind} {option}")
+        check(_call_fsconfig(SYS_FSCONFIG, fd, _FSCONFIG_CMD_CREATE, None, None, 0), kind)
+        return check(_call_fsmount(SYS_FSMOUNT, fd, 1, attributes), kind)
     finally:
         os.close(fd)
 
@@ -101,20 +109,20 @@ def attach(fd: int, target: int) -> None:
     """Put the detached mount ``fd`` over the file or folder that descriptor ``target`` names
     (move_mount(2))."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
-    syscall("move_mount", SYS_MOVE_MOUNT, fd, b"", target, b"", flags)
+    check(_call_move_mount(SYS_MOVE_MOUNT, fd, b"", target, b"", flags), "move_mount")
 
 
 def make_private(path: str, *, slave: bool) -> None:
     """Cut every mount below ``path`` off its peers, or keep receiving from them (``slave``)."""
     kind = (MS_SLAVE if slave else MS_PRIVATE) | _MS_REC
-    libc_call(path, "mount", None, os.fsencode(path), None, kind, None)
+    check(_call_mount(None, os.fsencode(path), None, kind, None), path)
 
 
 def detach(path: str) -> None:
     """Unmount lazily, without following a symbolic link (umount2(2): MNT_DETACH, UMOUNT_NOFOLLOW)."""
-    libc_call(path, "umount2", os.fsencode(path), 2 | 8)
+    check(_call_umount(os.fsencode(path), 2 | 8), path)
 
 
 def make_shared(path: str) -> None:
     """Make every mount below ``path`` a peer of its copies in later namespaces."""
-    libc_call(path, "mount", None, os.fsencode(path), None, MS_SHARED | _MS_REC, None)
+    check(_call_mount(None, os.fsencode(path), None, MS_SHARED | _MS_REC, None), path)

@@ -5,7 +5,7 @@ import errno
 import os
 import struct
 
-from cais.linux.syscalls import syscall
+from cais.linux.syscalls import check, prototype
 
 SET_MODE_FILTER = 1
 FLAG_SPEC_ALLOW = 4
@@ -13,6 +13,8 @@ FLAG_SPEC_ALLOW = 4
 SYS_SECCOMP = {"x86_64": 317, "i686": 354, "armv7l": 383, "ppc64le": 358, "s390x": 348}.get(
     os.uname().machine, 277
 )
+
+_call_seccomp = prototype("syscall", "lius")
 
 
 def load_filter(bpf: bytes) -> None:
@@ -32,8 +34,8 @@ def load_filter(bpf: bytes) -> None:
     try:
         # Without this flag kernels before 5.16 turn on the costly speculation guards for the process, as
         # runc avoids.
-        syscall("seccomp filter", SYS_SECCOMP, SET_MODE_FILTER, FLAG_SPEC_ALLOW, program)
+        check(_call_seccomp(SYS_SECCOMP, SET_MODE_FILTER, FLAG_SPEC_ALLOW, program), "seccomp filter")
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        syscall("seccomp filter", SYS_SECCOMP, SET_MODE_FILTER, 0, program)
+        check(_call_seccomp(SYS_SECCOMP, SET_MODE_FILTER, 0, program), "seccomp filter")

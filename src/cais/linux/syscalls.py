@@ -7,6 +7,8 @@ is built on it."""
 import ctypes
 import os
 import struct
+from collections.abc import Callable
+from typing import cast
 
 # Since 5.1 all architectures share one numbering (include/uapi/asm-generic/unistd.h); the older ones differ.
 SYS_OPEN_TREE = 428
@@ -53,8 +55,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 # PyDLL keeps the interpreter lock: after clone3 the child goes on as the only thread, holding it, with
 # nothing to repair.
 _libc = ctypes.PyDLL(None, use_errno=True)
-_syscall = _libc.syscall
-_syscall.restype = ctypes.c_long
+_LETTERS = {"i": ctypes.c_int, "l": ctypes.c_long, "u": ctypes.c_ulong, "s": ctypes.c_char_p}
 
 
 def fail(what: str) -> OSError:
@@ -63,23 +64,35 @@ def fail(what: str) -> OSError:
     return OSError(number, os.strerror(number), what)
 
 
-def syscall(what: str, number: int, *args: object) -> int:
-    """One raw system call. ``what`` names its object in the error. Integers must fit a C long."""
-    result = int(
-        _syscall(ctypes.c_long(number), *(ctypes.c_long(a) if isinstance(a, int) else a for a in args))
-    )
+def prototype(name: str, letters: str) -> Callable[..., int]:
+    """A C library function that takes i(nt), l(ong), u(nsigned long) and s(tring or buffer) arguments and
+    returns an integer. Declared once: converting arguments by declaration costs a third of wrapping them at
+    each call, and a start makes some two hundred calls."""
+    function = _libc[name]
+    function.argtypes = [_LETTERS[letter] for letter in letters]
+    function.restype = ctypes.c_long if name == "syscall" else ctypes.c_int
+    return cast("Callable[..., int]", function)
+
+
+def check(result: int, what: str) -> int:
+    """``result``, or the OSError that -1 stands for. ``what`` names the object."""
     if result < 0:
         raise fail(what)
     return result
 
 
-def libc_call(what: str, name: str, *args: object) -> int:
-    """A C library function that returns -1 and sets errno. Integers are C longs."""
-    function = getattr(_libc, name)
-    result = int(function(*(ctypes.c_ulong(a) if isinstance(a, int) else a for a in args)))
-    if result < 0:
-        raise fail(what)
-    return result
+_call_clone3 = prototype("syscall", "lsl")
+_call_close_range = prototype("syscall", "liii")
+_call_openat2 = prototype("syscall", "lissl")
+_call_pivot_root = prototype("syscall", "lss")
+_call_keyctl = prototype("syscall", "lis")
+_call_prctl = prototype("prctl", "iuuuu")
+_call_unshare = prototype("unshare", "i")
+_call_setns = prototype("setns", "ii")
+_call_sethostname = prototype("sethostname", "sl")
+_call_setdomainname = prototype("setdomainname", "sl")
+_call_capset = prototype("capset", "ss")
+_call_capget = prototype("capget", "ss")
 
 
 def clone3(flags: int, *, cgroup: int = -1) -> int:
@@ -93,33 +106,29 @@ def clone3(flags: int, *, cgroup: int = -1) -> int:
         0 if flags & CLONE_PARENT else 17
     )  # CLONE_PARENT inherits the exit signal (SIGCHLD) and must not set one
     args = struct.pack("=11Q", flags, 0, 0, 0, signal, 0, 0, 0, 0, 0, max(cgroup, 0))
-    return syscall("clone3", SYS_CLONE3, args, len(args))
+    return check(_call_clone3(SYS_CLONE3, args, len(args)), "clone3")
 
 
 def unshare(flags: int) -> None:
     """Leave the namespaces in ``flags`` for new ones (unshare(2))."""
-    if _libc.unshare(flags) < 0:
-        raise fail("unshare")
+    check(_call_unshare(flags), "unshare")
 
 
 def setns(fd: int, flags: int, what: str = "setns") -> None:
     """Join the namespace that ``fd`` names, or several of the process of a pidfd (setns(2))."""
-    if _libc.setns(fd, flags) < 0:
-        raise fail(what)
+    check(_call_setns(fd, flags), what)
 
 
 def prctl(option: int, *values: int) -> int:
     """prctl(2) with up to four integers."""
-    padded = [ctypes.c_ulong(v) for v in (*values, 0, 0, 0, 0)[:4]]
-    result = int(_libc.prctl(option, *padded))
-    if result < 0:
-        raise fail(f"prctl {option}")
-    return result
+    first, second, third, fourth = (*values, 0, 0, 0, 0)[:4]
+    return check(_call_prctl(option, first, second, third, fourth), f"prctl {option}")
 
 
 def close_range(first: int, last: int, *, cloexec: bool = False) -> None:
     """Close descriptors first..last, or only mark them close-on-exec (close_range(2), Linux 5.9 and 5.11)."""
-    syscall("close_range", SYS_CLOSE_RANGE, first, last, CLOSE_RANGE_CLOEXEC if cloexec else 0)
+    flags = CLOSE_RANGE_CLOEXEC if cloexec else 0
+    check(_call_close_range(SYS_CLOSE_RANGE, first, last, flags), "close_range")
 
 
 def keep_only(fds: set[int]) -> None:
@@ -135,31 +144,29 @@ def keep_only(fds: set[int]) -> None:
 def openat2(dirfd: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
     """Open ``path`` below ``dirfd`` with RESOLVE_… rules (openat2(2), Linux 5.6)."""
     how = struct.pack("=3Q", flags | os.O_CLOEXEC, mode, resolve)
-    return syscall(path, SYS_OPENAT2, dirfd, os.fsencode(path), how, len(how))
+    return check(_call_openat2(SYS_OPENAT2, dirfd, os.fsencode(path), how, len(how)), path)
 
 
 def pivot_root(new: str, old: str) -> None:
     """Make ``new`` the root and put the old one at ``old`` (pivot_root(2))."""
-    syscall(new, SYS_PIVOT_ROOT, os.fsencode(new), os.fsencode(old))
+    check(_call_pivot_root(SYS_PIVOT_ROOT, os.fsencode(new), os.fsencode(old)), new)
 
 
 def sethostname(name: str) -> None:
     """Set the host name of this UTS namespace."""
     raw = os.fsencode(name)
-    if _libc.sethostname(raw, len(raw)) < 0:
-        raise fail(f"hostname {name}")
+    check(_call_sethostname(raw, len(raw)), f"hostname {name}")
 
 
 def setdomainname(name: str) -> None:
     """Set the NIS domain name of this UTS namespace."""
     raw = os.fsencode(name)
-    if _libc.setdomainname(raw, len(raw)) < 0:
-        raise fail(f"domain name {name}")
+    check(_call_setdomainname(raw, len(raw)), f"domain name {name}")
 
 
 def join_session_keyring(name: str) -> None:
     """A new, empty session keyring, so that keys of whoever started the engine stay out (keyrings(7))."""
-    syscall(name, SYS_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, os.fsencode(name))
+    check(_call_keyctl(SYS_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, os.fsencode(name)), name)
 
 
 def capset(effective: int, permitted: int, inheritable: int) -> None:
@@ -167,16 +174,14 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     halves = [(m & 0xFFFFFFFF, m >> 32) for m in (effective, permitted, inheritable)]
     data = struct.pack("=6I", *(h[0] for h in halves), *(h[1] for h in halves))
-    if _libc.capset(header, data) < 0:
-        raise fail("capset")
+    check(_call_capset(header, data), "capset")
 
 
 def capget() -> int:
     """This thread's permitted capabilities, as a bit mask (capget(2))."""
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     data = ctypes.create_string_buffer(24)
-    if _libc.capget(header, data) < 0:
-        raise fail("capget")
+    check(_call_capget(header, data), "capget")
     low = struct.unpack_from("=3I", data, 0)
     high = struct.unpack_from("=3I", data, 12)
     return int(low[1] | high[1] << 32)

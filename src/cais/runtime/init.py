@@ -40,7 +40,7 @@ CHANGED_SIGNALS = (
     signal.SIGTERM,
     signal.SIGCHLD,
 )
-READY, GO, FAILED = b"R", b"G", b"F"
+TERMINAL, GO, GOING, FAILED = b"T", b"G", b"X", b"F"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 
@@ -244,7 +244,7 @@ def make_devices(child: Child) -> None:
 
 
 def open_terminal(child: Child) -> None:
-    """A terminal of the container's own devpts; its master goes to the keeper with the ready message."""
+    """A terminal of the container's own devpts; its master goes to the keeper later."""
     if not child.process.get("terminal"):
         return
     child.master = pty.open_master("/dev/pts/ptmx")
@@ -425,17 +425,17 @@ def check_executable(path: str, quoted: str) -> None:
         raise PermissionError(errno.EACCES, f"exec: {quoted}: permission denied")
 
 
-def report_ready(child: Child) -> None:
-    """Hand over the terminal and wait for the word: if the keeper dies before the task is on record, nothing
-    runs."""
+def wait_for_go(child: Child) -> None:
+    """Hand over the terminal and wait for the word: if the keeper dies before the task is on record
+    elsewhere, nothing runs. The keeper gives it early, so that its work and ours overlap; our answer tells an
+    execve, which closes the socket, from a sudden death, which does too."""
     syscalls.close_range(3, 0x7FFFFFFF, cloexec=True)  # before any filter that might refuse the call
     if child.master >= 0:
-        socket.send_fds(child.sync, [READY], [child.master])
+        socket.send_fds(child.sync, [TERMINAL], [child.master])
         os.close(child.master)
-    else:
-        child.sync.send(READY)
     if child.sync.recv(1) != GO:
         os._exit(1)
+    child.sync.send(GOING)
 
 
 def make_environment(child: Child) -> dict[bytes, bytes]:
@@ -477,7 +477,7 @@ CONTAINER = (
     find_user,
     place_stdio,
     enter_folder,
-    report_ready,
+    wait_for_go,
     load_seccomp_early,
     become_user,
     find_program,
@@ -497,7 +497,7 @@ EXEC = (
     find_user,
     place_stdio,
     enter_folder,
-    report_ready,
+    wait_for_go,
     load_seccomp_early,
     become_user,
     find_program,

@@ -135,6 +135,7 @@ class Keeper:
         try:
             joins = open_namespaces(spec, opened)
             child = self.make_child(spec, process, message)
+            process.changes_pid = any(flag == syscalls.CLONE_NEWPID for _, flag in joins)
             child.rootfs, child.joins = message["rootfs"], joins
             child.netns = fds[0] if fds else -1
             flags = sum(
@@ -162,7 +163,7 @@ class Keeper:
         process = Process(message["id"], message["exec_id"], task.cgroup)
         if process.key in self.processes:
             raise Failure("Conflict", f"exec is running: {message['exec_id']}")
-        process.reply, process.init = reply, task
+        process.reply, process.changes_pid = reply, True
         process.record["stdin_once"] = True
         process.record["log"] = {"driver": "none", "path": "", "max_size": 0, "max_files": 1}
         child = self.make_child({"process": message["process"]}, process, message)
@@ -208,6 +209,8 @@ class Keeper:
         process.sync.setblocking(False)
         self.watch(process.sync.fileno(), select.EPOLLIN, lambda _: self.on_child(process))
         self.watch(process.pidfd, select.EPOLLIN, lambda _: self.on_end(process))
+        if not process.terminal and not process.changes_pid:
+            self.make_ready(process)
 
     def close_streams(self, process: Process) -> None:
         """Close our ends of a process that did not come to run."""
@@ -222,7 +225,7 @@ class Keeper:
     # --- a child on its way to execve
 
     def on_child(self, process: Process) -> None:
-        """A report of the recipe: pid, ready, failed, or end of file, which is the execve."""
+        """A report of the recipe: pid, terminal, going, failed; or end of file, which is the execve."""
         while process.sync is not None:
             try:
                 data, fds, _, _ = socket.recv_fds(process.sync, 65536, 1)
@@ -233,11 +236,13 @@ class Keeper:
             process.master = fds[0] if fds else process.master
             if data[:1] == b"P":
                 self.replace_pid(process, int(data[1:]))
-            elif data[:1] == init.READY:
+            elif data[:1] == init.TERMINAL:
                 self.make_ready(process)
+            elif data[:1] == init.GOING:
+                process.going = True
             elif data[:1] == init.FAILED:
                 self.fail_start(process, data[1:])
-            elif process.io is not None:
+            elif process.going:
                 self.finish_start(process)
             else:
                 self.fail_start(process, b"")
@@ -249,6 +254,8 @@ class Keeper:
         os.waitpid(process.pid, 0)
         process.pid, process.pidfd = pid, pidfds.open_pidfd(pid)
         self.watch(process.pidfd, select.EPOLLIN, lambda _: self.on_end(process))
+        if not process.terminal:
+            self.make_ready(process)
 
     def make_ready(self, process: Process) -> None:
         """Everything is set up inside: streams, record, a copy of all to the engine, and only then the word
@@ -354,8 +361,8 @@ class Keeper:
         self.collect(process, CODE_TRIES)
 
     def collect(self, process: Process, tries: int) -> None:
-        """Fetch the exit code. One of an earlier keeper's children has another parent now, who must collect it
-        before the kernel tells us, or who tells us itself (``op_ended``)."""
+        """Fetch the exit code. One of an earlier keeper's children has another parent now, who must collect
+        it before the kernel tells us, or who tells us itself (``op_ended``)."""
         if process.state != RUNNING:
             return
         if process.collect(last=not tries):

@@ -33,8 +33,25 @@ class Process:
     the descriptors. ``sync``: the socket to the child until its execve."""
 
     __slots__ = (
-        "cgroup", "code", "exec_id", "exit", "id", "init", "io", "master", "oom", "paused", "pid", "pidfd", "record",
-        "reply", "started_ns", "state", "sync", "terminal",
+        "cgroup",
+        "changes_pid",
+        "code",
+        "exec_id",
+        "exit",
+        "going",
+        "id",
+        "io",
+        "master",
+        "oom",
+        "paused",
+        "pid",
+        "pidfd",
+        "record",
+        "reply",
+        "started_ns",
+        "state",
+        "sync",
+        "terminal",
     )  # fmt: skip
 
     def __init__(self, id: str, exec_id: str, cgroup: str) -> None:
@@ -48,10 +65,10 @@ class Process:
         self.exit: dict[str, Any] | None = None
         self.oom = False
         self.paused = False
-        self.terminal = False
+        self.terminal = self.going = False
         self.record: dict[str, Any] = {}
         self.reply: Callable[..., None] | None = None
-        self.init: Process | None = None
+        self.changes_pid = False
 
     @property
     def key(self) -> tuple[str, str]:
