@@ -1,0 +1,109 @@
+"""Starts both sides, measures, prints the table."""
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import measures
+from bench.measures import Row
+from bench.sides import Cais, Dockerd
+
+Measure = Callable[[Cais, Dockerd, int], list[Row]]
+ENGINE: dict[str, Measure] = {
+    "run": measures.run_cli,
+    "life": measures.api_life,
+    "exec": measures.exec_cli,
+    "parallel": measures.parallel,
+    "logs": measures.logs,
+    "load": measures.load,
+    "cold": measures.run_cold,
+    "memory": measures.memory,
+}
+
+
+def main() -> int:
+    """Exit code 1 when a *must* is missed."""
+    options = parse_options()
+    with tempfile.TemporaryDirectory(prefix="cais-bench-") as folder:
+        rows = measure(options, Path(folder))
+    text = report(rows)
+    if options.out:
+        options.out.write_text(text)
+    return int(any(verdict(row) == "missed" for row in rows))
+
+
+def parse_options() -> argparse.Namespace:
+    """Flags and environment."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("area", nargs="?", default="engine", choices=["engine"])
+    parser.add_argument("--runs", type=int, default=30, help="rounds of each interleaved measure")
+    parser.add_argument("--only", default="", help=f"comma-separated: {', '.join(ENGINE)}")
+    parser.add_argument("--out", type=Path, help="write the report there too")
+    options = parser.parse_args()
+    for name in ("CAIS_RIVALS", "CAIS_RIVALS_TOOL"):
+        if not os.environ.get(name):
+            parser.error(f"set {name}: scripts/bench --help, and the head of scripts/bench")
+    return options
+
+
+def measure(options: argparse.Namespace, base: Path) -> list[Row]:
+    """Start both sides, run the chosen measures, stop both."""
+    tool, rivals = os.environ["CAIS_RIVALS_TOOL"], Path(os.environ["CAIS_RIVALS"])
+    docker = Path(subprocess.check_output([tool, "clients", str(rivals)], text=True).strip()) / "docker"
+    cais, rival = Cais(base / "cais", docker), Dockerd(base / "dockerd", docker, tool, rivals)
+    rows: list[Row] = []
+    cais.start()
+    try:
+        rival.start()
+        try:
+            tar = rivals / "share" / "busybox.tar"
+            subprocess.run([tool, "busybox", str(tar)], check=True)
+            for side in (cais, rival):
+                side.docker("import", str(tar), "busybox:latest")
+            for name, act in ENGINE.items():
+                if not options.only or name in options.only.split(","):
+                    rows += act(cais, rival, options.runs)
+        finally:
+            rival.stop()
+    finally:
+        cais.stop()
+    return rows
+
+
+def verdict(row: Row) -> str:
+    """What the goals say of a row."""
+    if row.must is None or row.aim is None:
+        return ""
+    if (row.ratio >= row.aim) if row.more else (row.ratio <= row.aim):
+        return "aim"
+    return "must" if ((row.ratio >= row.must) if row.more else (row.ratio <= row.must)) else "missed"
+
+
+def report(rows: list[Row]) -> str:
+    """The table, as Markdown."""
+    lines = [
+        f"{os.cpu_count()} cores of {measures.cpu_model()}, Linux {platform.release()}, "
+        f"Python {platform.python_version()}.",
+        "Medians of interleaved runs.",
+        "",
+        "| measure | Cais | rival | ratio | must | aim | reached |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        sign = "≥" if row.more else "≤"
+        rival = f"{row.rival:.1f} {row.unit}" if row.rival else "–"
+        goals = f"{sign} {row.must} | {sign} {row.aim}" if row.must is not None else " | "
+        ratio = f"{row.ratio:.2f}" if row.rival else "–"
+        lines.append(
+            f"| {row.name} | {row.ours:.1f} {row.unit} | {rival} | {ratio} | {goals} | {verdict(row)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
