@@ -100,7 +100,10 @@ def parse_manifest(data: bytes, media_type: str = "") -> Manifest | Index:
 
 def format_manifest(document: Manifest | Index) -> bytes:
     """The JSON bytes of ``document``; deterministic, so equal values have equal digests."""
-    return msgspec.json.encode({"schemaVersion": 2, **msgspec.to_builtins(document, enc_hook=str)})
+    raw = {"schemaVersion": 2, "mediaType": document.media_type}  # first, as everybody writes them
+    raw |= msgspec.to_builtins(document, enc_hook=str)
+    raw.setdefault("manifests" if isinstance(document, Index) else "layers", [])  # required even when empty
+    return msgspec.json.encode(raw)
 
 
 def parse_descriptor(data: bytes) -> Descriptor:
@@ -115,13 +118,12 @@ def format_descriptor(descriptor: Descriptor) -> bytes:
 
 def _decode_object(data: bytes) -> dict[str, Any]:
     try:
-        raw = msgspec.json.decode(data)
-    except msgspec.DecodeError as error:
+        raw = _without_nulls(msgspec.json.decode(data))
+    except (msgspec.DecodeError, RecursionError) as error:
         raise Invalid(f"invalid manifest: {error}") from error
     if not isinstance(raw, dict):
         raise Invalid("invalid manifest: want a JSON object")
-    pruned: dict[str, Any] = _without_nulls(raw)
-    return pruned
+    return raw
 
 
 def _without_nulls(value: Any) -> Any:

@@ -101,7 +101,7 @@ def parse_image_config(data: bytes) -> ImageConfig:
     """Parse an OCI or Docker image configuration. Raises Invalid naming the wrong field."""
     try:
         raw = msgspec.json.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise Invalid(f"invalid image config: {error}") from error
     if not isinstance(raw, dict):
         raise Invalid("invalid image config: want a JSON object")
@@ -140,7 +140,7 @@ def parse_time_ns(text: str) -> int:
 def format_time_ns(time_ns: int) -> str:
     """The RFC 3339 text of nanoseconds since the epoch, in UTC, as Go writes it (no trailing zeros)."""
     seconds, fraction = divmod(time_ns, 1_000_000_000)
-    moment = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    moment = datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
     digits = f"{fraction:09d}".rstrip("0")
     return f"{moment}.{digits}Z" if digits else f"{moment}Z"
 

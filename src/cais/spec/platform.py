@@ -7,7 +7,7 @@ import msgspec
 
 from cais.errors import Invalid
 
-_WORD = re.compile(r"[A-Za-z0-9_.-]+")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _OSES = {"macos": "darwin"}
 # GOARCH names for what uname(2) and distributions say; the variant that the name implies, if any.
 _ARCHITECTURES = {

@@ -171,7 +171,7 @@ class Linux(Base, frozen=True):
     mount_label: str = ""
 
 
-class Spec(Base, kw_only=True, omit_defaults=False):
+class Spec(Base, frozen=True, kw_only=True, omit_defaults=False):
     """One container's configuration."""
 
     process: Process
