@@ -1,8 +1,10 @@
 """Links, addresses and routes of a network namespace, as rtnetlink(7) messages and answers."""
 
 import errno
+import re
 import socket
 import struct
+import sys
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
@@ -37,8 +39,10 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _RTA_DST, _RTA_GATEWAY = 1, 5
 
 _SKIP_STATS = 8
-_UP, _LOOPBACK = 0x1, 0x8
+_UP, _RUNNING = 0x1, 0x40
 _TABLE_MAIN, _PROTOCOL_BOOT, _SCOPE_UNIVERSE, _UNICAST = 254, 3, 0, 1
+
+_MAC = re.compile("[0-9a-fA-F]{1,2}([:-][0-9a-fA-F]{1,2}){5}")
 
 _LINK = struct.Struct("=BxHiII")
 """struct ifinfomsg: family, device type, index, flags, which flags to change."""
@@ -61,6 +65,8 @@ class Link:
     mac: str
     mtu: int
     up: bool
+    running: bool
+    """Up, and so is the other end: packets pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +226,10 @@ def list_routes(netlink: Netlink) -> list[IPv4Network]:
 
 def parse_mac(value: str) -> str:
     """A MAC in the lower-case form with colons. ValueError: not six bytes, or a group address."""
-    parts = value.replace("-", ":").split(":")
-    data = bytes(int(part, 16) for part in parts) if all(1 <= len(p) <= 2 for p in parts) else b""
-    if len(data) != 6 or data[0] & 1 or not any(data):
+    data = b""
+    if _MAC.fullmatch(value):
+        data = bytes(int(part, 16) for part in re.split("[:-]", value))
+    if not any(data) or data[0] & 1:
         raise ValueError(f"not a MAC address of an interface: {value}")
     return data.hex(":")
 
@@ -258,8 +265,9 @@ def _parse_link(body: bytes) -> Link:
         index=index,
         name=parse_text(values[_IFLA_IFNAME]),
         kind=parse_text(info.get(_INFO_KIND, b"")),
-        master=int.from_bytes(values.get(_IFLA_MASTER, b""), "little"),
+        master=int.from_bytes(values.get(_IFLA_MASTER, b""), sys.byteorder),
         mac=values.get(_IFLA_ADDRESS, b"").hex(":"),
-        mtu=int.from_bytes(values.get(_IFLA_MTU, b""), "little"),
+        mtu=int.from_bytes(values.get(_IFLA_MTU, b""), sys.byteorder),
         up=bool(flags & _UP),
+        running=bool(flags & _RUNNING),
     )

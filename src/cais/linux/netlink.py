@@ -3,6 +3,7 @@
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,7 +16,7 @@ REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
 REPLACE, EXCL, CREATE, APPEND = 0x100, 0x200, 0x400, 0x800
 """Flags of a request."""
 
-_DUMP_INTERRUPTED, _ACK_HAS_TEXT = 0x10, 0x200
+_DUMP_INTERRUPTED, _HAS_TEXT = 0x10, 0x200
 _NOOP, _ERROR, _DONE = 1, 2, 3
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT = 270, 10, 11, 12
 _NESTED = 0x8000
@@ -26,6 +27,11 @@ _DATAGRAM = 1 << 16
 
 _HEADER = struct.Struct("=IHHII")
 """struct nlmsghdr: length with this header, type, flags, sequence, port."""
+
+_TEXT = 1
+_ENDS = {_ERROR: 4 + _HEADER.size, _DONE: 4}
+"""Messages that begin with a negative errno, and where their attributes start: an answer has the request's header in
+between. A refused dump ends with ``_DONE``, not with ``_ERROR``."""
 
 _ATTRIBUTE = struct.Struct("=HH")
 """struct nlattr: length with this header and without padding, type."""
@@ -105,18 +111,18 @@ class Reply:
 
     @property
     def error(self) -> int | None:
-        """The errno of an answer (0: done well); ``None`` for a message that is not an answer."""
-        if self.kind != _ERROR:
+        """The errno of an answer or of a dump's end (0: done well); ``None`` for any other message."""
+        if self.kind not in _ENDS:
             return None
-        code: int = struct.unpack_from("=i", self.body)[0]
+        code = int.from_bytes(self.body[:4], sys.byteorder, signed=True)
         return -code
 
     @property
     def reason(self) -> str:
         """The kernel's own words about a refusal; empty when it has none."""
-        if self.kind != _ERROR or not self.flags & _ACK_HAS_TEXT:
+        if self.kind not in _ENDS or not self.flags & _HAS_TEXT:
             return ""
-        return parse_text(parse_attributes(self.body[4 + _HEADER.size :]).get(1, b""))
+        return parse_text(parse_attributes(self.body[_ENDS[self.kind] :]).get(_TEXT, b""))
 
 
 def parse_replies(data: bytes) -> Iterator[Reply]:
@@ -195,10 +201,10 @@ class Netlink:
                 if reply.sequence != self._sequence or reply.kind == _NOOP:
                     continue
                 whole = whole and not reply.flags & _DUMP_INTERRUPTED
-                if reply.kind == _DONE or reply.error == 0:
-                    return replies, whole
                 if reply.error:
                     raise _refusal(reply, message.subject)
+                if reply.error == 0:
+                    return replies, whole
                 replies.append(reply)
 
     def _drain(self) -> Iterator[Reply]:

@@ -8,7 +8,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 # Since 5.1 all architectures share one numbering (include/uapi/asm-generic/unistd.h); the older ones differ.
 SYS_OPEN_TREE = 428
@@ -55,7 +55,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 # PyDLL keeps the interpreter lock: after clone3 the child goes on as the only thread, holding it, with
 # nothing to repair.
 _libc = ctypes.PyDLL(None, use_errno=True)
-_LETTERS = {"i": ctypes.c_int, "l": ctypes.c_long, "u": ctypes.c_ulong, "s": ctypes.c_char_p}
+_LETTERS: dict[str, Any] = {"i": ctypes.c_int, "l": ctypes.c_long, "u": ctypes.c_ulong, "s": ctypes.c_char_p}
 
 
 def fail(what: str) -> OSError:

@@ -154,6 +154,10 @@ class Cgroups(Protocol):
         after ``timeout`` seconds."""
         ...
 
+    def children(self, path: str) -> set[str]:
+        """Names of the groups directly below, in any hierarchy; empty when there is no such group."""
+        ...
+
     def container_mounts(self, *, readonly: bool = True) -> ContainerView:
         """What to mount at a container's /sys/fs/cgroup, from inside its own cgroup namespace."""
         ...
@@ -233,6 +237,15 @@ def walk_groups(folder: str) -> Iterator[str]:
     yield folder
 
 
+def list_children(folder: str) -> set[str]:
+    """Names of the groups directly below ``folder``."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+    except FileNotFoundError:
+        return set()
+
+
 def read_pids(folder: str) -> list[int]:
     """Process ids of the group and below, each once. 0 stands for a process of another pid namespace:
     left out."""
@@ -258,8 +271,7 @@ def remove_groups(folder: str, deadline: float) -> None:
     pause = 0.0005
     while True:
         try:
-            for group in walk_groups(folder):
-                os.rmdir(group)
+            remove_tree(folder)
             return
         except FileNotFoundError:
             continue
@@ -268,6 +280,19 @@ def remove_groups(folder: str, deadline: float) -> None:
                 raise
         time.sleep(pause)
         pause = min(pause * 2, 0.02)
+
+
+def remove_tree(folder: str) -> None:
+    """rmdir the group; only one that has groups below (EBUSY says so too) is worth a listing."""
+    try:
+        os.rmdir(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+            raise
+        for group in walk_groups(folder):
+            os.rmdir(group)
 
 
 def wait_for(path: str, wanted: str, timeout: float) -> bool:

@@ -23,6 +23,7 @@ from cais.linux.cgroups.base import (
     check_path,
     find_number,
     find_table,
+    list_children,
     read_file,
     read_pids,
     remove_groups,
@@ -279,6 +280,12 @@ class CgroupsV1:
         deadline = time.monotonic() + timeout
         for base in self._all_bases():
             remove_groups(f"{base}/{path}", deadline)
+
+    def children(self, path: str) -> set[str]:
+        """See ``base.Cgroups``."""
+        check_path(path)
+        names: set[str] = set()
+        return names.union(*(list_children(f"{base}/{path}") for base in self._all_bases()))
 
     def container_mounts(self, *, readonly: bool = True) -> ContainerView:
         """See ``base.Cgroups``."""

@@ -20,6 +20,7 @@ from cais.linux.cgroups.base import (
     check_path,
     find_number,
     find_table,
+    list_children,
     read_file,
     read_pids,
     remove_groups,
@@ -217,6 +218,11 @@ class CgroupsV2:
         """See ``base.Cgroups``."""
         remove_groups(f"{self._base}/{path}", time.monotonic() + timeout)
         self._prepared.discard(path)
+
+    def children(self, path: str) -> set[str]:
+        """See ``base.Cgroups``."""
+        check_path(path)
+        return list_children(f"{self._base}/{path}")
 
     def container_mounts(self, *, readonly: bool = True) -> ContainerView:
         """See ``base.Cgroups``."""
