@@ -1,0 +1,107 @@
+"""What a name resolves to: an image as a value."""
+
+from dataclasses import dataclass
+
+from cais.spec.descriptor import Descriptor, Manifest
+from cais.spec.digest import Digest
+from cais.spec.image import ImageConfig
+from cais.spec.platform import Platform
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformImage:
+    """One platform's manifest of an image. ``config`` is None when its blob is not here; ``is_complete`` says
+    that all of its blobs are."""
+
+    descriptor: Descriptor
+    manifest: Manifest
+    config: ImageConfig | None
+    platform: Platform
+    is_complete: bool
+
+    @property
+    def is_image(self) -> bool:
+        """A runnable image; not an attestation or another artifact that rides in the index."""
+        return not self.manifest.artifact_type and self.platform.os not in ("", "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image on this machine, seen from one platform (the host's, unless another was asked for).
+
+    ``id`` is the digest of the manifest or index, Docker 29's meaning. ``names`` are canonical references
+    with a tag, ``digests`` canonical references with the digest. ``size`` is bytes: unpacked layers where
+    they are known, else what the layers' blobs take. Times are nanoseconds since the epoch.
+    """
+
+    id: Digest
+    descriptor: Descriptor
+    names: tuple[str, ...]
+    digests: tuple[str, ...]
+    chosen: PlatformImage
+    config: ImageConfig
+    platforms: tuple[PlatformImage, ...]
+    size: int
+    created_ns: int
+    updated_ns: int
+    parent: str = ""
+
+    @property
+    def manifest(self) -> Manifest:
+        """The chosen platform's manifest."""
+        return self.chosen.manifest
+
+    @property
+    def config_digest(self) -> Digest:
+        """The digest of the chosen platform's configuration: the image ID of older Dockers."""
+        return self.chosen.manifest.config.digest
+
+    @property
+    def diff_ids(self) -> tuple[Digest, ...]:
+        """The layers, bottom first, as digests of their uncompressed tars."""
+        return self.config.rootfs.diff_ids
+
+    @property
+    def is_dangling(self) -> bool:
+        """No tag leads to it."""
+        return not self.names
+
+
+@dataclass(frozen=True, slots=True)
+class Untagged:
+    """A removed name, in its short form."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """A removed image or layer."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One line of ``history``: ``size`` bytes the layer takes unpacked; ``id`` is empty for all but the
+    newest."""
+
+    id: str
+    created_ns: int
+    created_by: str
+    tags: tuple[str, ...]
+    size: int
+    comment: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadEvent:
+    """Progress of a load or import. Either ``text`` (a line for people, e.g. ``Loaded image: a:latest``),
+    or a
+    ``status`` about the layer ``id`` with ``current`` of ``total`` bytes (0: unknown)."""
+
+    text: str = ""
+    status: str = ""
+    id: str = ""
+    current: int = 0
+    total: int = 0

@@ -1,0 +1,375 @@
+"""All images of this engine: list, resolve, tag, remove, load, import, save, bootstrap."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+from cais.errors import CaisError, Invalid, NotFound
+from cais.events import Bus
+from cais.images.bootstrap import PATH, open_root, parse_base, read_host_suite
+from cais.images.catalog import Catalog
+from cais.images.filters import filter_images
+from cais.images.image import Deleted, HistoryEntry, Image, LoadEvent, Untagged
+from cais.images.importer import ImportOptions, make_image, make_options, store_layer
+from cais.images.load import Loader
+from cais.images.removal import Situation, User, plan_removal
+from cais.images.save import Selection, write_archive
+from cais.images.tool import follow
+from cais.images.tree import list_platforms
+from cais.images.unpack import Unpacker
+from cais.spec.digest import Digest, chain_ids
+from cais.spec.image import ContainerDefaults, parse_time_ns
+from cais.spec.platform import Platform
+from cais.spec.reference import parse_reference
+from cais.store.content import Content
+from cais.store.gc import Lease, Leases, collect, mentioned
+from cais.store.layers.layers import Layers
+from cais.store.metadata import Metadata
+from cais.store.workers import Workers
+
+SETTLE_AFTER = 45.0
+"""Seconds from a load until its bytes are synced; the kernel's own write-back starts after 30."""
+
+
+def _nobody(_: Digest) -> Sequence[str]:
+    return []
+
+
+class Images:
+    """The images room. One for each engine; everything on the event loop, the bytes in threads and
+    workers."""
+
+    def __init__(
+        self,
+        content: Content,
+        layers: Layers,
+        metadata: Metadata,
+        workers: Workers,
+        bus: Bus,
+        *,
+        root: Path,
+    ) -> None:
+        """``root``: the engine's root folder, in which the other stores lie."""
+        self._content = content
+        self._layers = layers
+        self._metadata = metadata
+        self._scratch = root / "tmp"
+        self._leases = Leases()
+        self._collecting = asyncio.Lock()
+        self._settling: asyncio.TimerHandle | None = None
+        self._catalog = Catalog(content, layers, metadata, bus)
+        self._unpacker = Unpacker(content, layers, workers, root)
+        self._loader = Loader(content, self._catalog, self._unpacker)
+
+    # Looking
+
+    async def list(self, filters: Mapping[str, Iterable[str]] | None = None) -> Sequence[Image]:
+        """Every image, newest first. Raises Invalid for unknown filters, NotFound for before and since."""
+        return filter_images(self._catalog.list_images(), filters or {}, self._catalog.resolve)
+
+    async def resolve(self, name_or_id: str, *, platform: Platform | None = None) -> Image:
+        """The image of a name, name by digest, ID or unique start of one. Raises NotFound, Invalid."""
+        return self._catalog.resolve(name_or_id, platform)
+
+    async def history(self, name_or_id: str, *, platform: Platform | None = None) -> Sequence[HistoryEntry]:
+        """How the image came about, newest step first."""
+        image = self._catalog.resolve(name_or_id, platform)
+        sizes = iter(self._catalog.layer_sizes(image.chosen))
+        entries = [
+            HistoryEntry(
+                id="",
+                created_ns=_time_ns(step.created),
+                created_by=step.created_by,
+                tags=(),
+                size=0 if step.empty_layer else next(sizes, 0),
+                comment=step.comment,
+            )
+            for step in image.config.history
+        ]
+        # Layers that the history does not mention (some builders leave it out).
+        entries += [HistoryEntry("", 0, "", (), size, "") for size in sizes]
+        if entries:
+            names = tuple(parse_reference(name).familiar() for name in image.names)
+            last = entries[-1]
+            entries[-1] = HistoryEntry(
+                image.id, last.created_ns, last.created_by, names, last.size, last.comment
+            )
+        return entries[::-1]
+
+    # Names
+
+    async def tag(self, name_or_id: str, repo: str, tag: str = "") -> str:
+        """Give the image one more name, taking it from whatever had it; the short form. Raises NotFound,
+        Invalid."""
+        image = self._catalog.resolve(name_or_id)
+        reference = parse_reference(f"{repo}:{tag}" if tag else repo)
+        if reference.digest:
+            raise Invalid("refusing to create a tag with a digest reference")
+        reference = reference.tagged()
+        self._catalog.set_names(image.descriptor, [reference.canonical()])
+        self._catalog.publish("tag", image.id, reference.familiar(), image.config.config.labels)
+        return reference.familiar()
+
+    async def remove(
+        self,
+        name_or_id: str,
+        *,
+        force: bool = False,
+        no_prune: bool = False,
+        in_use: Callable[[Digest], Sequence[str]] = _nobody,
+        running: Callable[[str], bool] = lambda _: True,
+    ) -> Sequence[Untagged | Deleted]:
+        """Remove a name, and the image with its last one, by Docker's rules (``removal.plan_removal``).
+
+        ``in_use`` gives the containers made from an image, ``running`` says whether one runs. A container
+        that stays keeps the layers it stands on. ``no_prune`` spares the images that this one was committed
+        from.
+        """
+        image = self._catalog.resolve(name_or_id)
+        situation = self._situation(image, in_use, running)
+        plan = plan_removal(name_or_id, situation, force=force)
+        self._catalog.drop_names(image.id, plan.names, keep=not plan.delete)
+        labels = image.config.config.labels
+        done: list[Untagged | Deleted] = []
+        for name in plan.names:
+            done.append(Untagged(parse_reference(name).familiar()))
+            self._catalog.publish("untag", image.id, image.id, labels)
+        if not plan.delete:
+            return done
+        self._catalog.publish("delete", image.id, image.id, labels)
+        gone = [image]
+        if not no_prune:
+            gone += self._prune_parents(image.parent, in_use)
+        removed = await self.collect()
+        for one in gone:
+            done.append(Deleted(one.id))
+            chain = chain_ids(one.diff_ids)
+            pairs = zip(one.diff_ids[::-1], chain[::-1], strict=True)
+            done += [Deleted(chain_id) for diff_id, chain_id in pairs if removed & {diff_id, chain_id}]
+        return done
+
+    def _situation(
+        self, image: Image, in_use: Callable[[Digest], Sequence[str]], running: Callable[[str], bool]
+    ) -> Situation:
+        users = tuple(User(container, running(container)) for container in in_use(image.id))
+        return Situation(image.id, image.names, users, bool(self._catalog.children(image.id)))
+
+    def _prune_parents(self, parent: str, in_use: Callable[[Digest], Sequence[str]]) -> Sequence[Image]:
+        """Forget the nameless images that ``parent`` and its parents are, as long as nothing needs them."""
+        gone: list[Image] = []
+        while parent:
+            try:
+                image = self._catalog.resolve(parent)
+            except (NotFound, Invalid):
+                break
+            if image.names or self._catalog.children(image.id) or in_use(image.id):
+                break
+            self._catalog.drop_names(image.id, (), keep=False)
+            self._catalog.publish("delete", image.id, image.id, image.config.config.labels)
+            gone.append(image)
+            parent = image.parent
+        return gone
+
+    # In
+
+    async def load(self, stream: AsyncIterator[bytes]) -> AsyncIterator[LoadEvent]:
+        """Load an archive (docker save, podman, skopeo, umoci; compressed or not) as it streams in.
+
+        Raises Invalid, Corrupt, NotFound for archives that are wrong, damaged or not whole: nothing of them
+        stays.
+        """
+        async with self._working() as lease:
+            async for event in self._loader.load(stream, lease):
+                yield event
+        self._settle_later()
+        await self.collect()
+
+    async def import_root(
+        self,
+        stream: AsyncIterator[bytes],
+        *,
+        repo: str = "",
+        tag: str = "",
+        message: str = "",
+        changes: Sequence[str] = (),
+        platform: Platform | None = None,
+    ) -> Image:
+        """An image of one layer from a root tar, plain or compressed. ``changes`` are Dockerfile
+        instructions.
+
+        Raises Invalid before anything is read, Corrupt for a damaged tar; then nothing stays.
+        """
+        options = make_options(
+            repo, tag, message=message, changes=tuple(changes), platform=platform or self._catalog.host
+        )
+        return await self._import(stream, options)
+
+    async def _import(self, stream: AsyncIterator[bytes], options: ImportOptions) -> Image:
+        async with self._working() as lease:
+            layer = await store_layer(self._content, stream, lease)
+            target = await asyncio.to_thread(make_image, self._content, layer, options, lease)
+            (chosen,) = await asyncio.to_thread(list_platforms, self._content, target)
+            async for _ in self._unpacker.unpack([chosen], lease):
+                pass
+            self._catalog.set_names(target, options.names)
+            image = self._catalog.get(target.digest, options.platform)
+        self._settle_later()
+        self._catalog.publish("import", image.id, image.id, image.config.config.labels)
+        return image
+
+    async def bootstrap(self, text: str) -> AsyncIterator[LoadEvent]:
+        """Make a base image, ``busybox`` or ``debian[:SUITE]``, from the machine's package mirror.
+
+        Raises Invalid for other texts, Unsupported when a tool is missing, Unavailable when the mirror is.
+        """
+        host_suite = await asyncio.to_thread(read_host_suite)
+        base = parse_base(text, host_suite)
+        yield LoadEvent(text=f"Making {base.names[0]}")
+        async with open_root(base, host_suite, self._scratch) as root:
+            options = ImportOptions(
+                names=tuple(parse_reference(name).canonical() for name in base.names),
+                message=f"cais image bootstrap {text}",
+                defaults=ContainerDefaults(env=(f"PATH={PATH}",), cmd=base.command),
+                platform=self._catalog.host,
+                created_ns=root.created_ns,
+            )
+            importing = asyncio.create_task(self._import(root.tar, options))
+            async for line in follow(root.lines, importing):
+                yield LoadEvent(text=line)
+            image = importing.result()
+        for name in image.names:
+            yield LoadEvent(text=f"Loaded image: {parse_reference(name).familiar()}")
+
+    # Out
+
+    def save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
+        """One archive of the images: OCI layout and docker-archive in one tar. Raises NotFound, Invalid at
+        once.
+
+        A bare repository name means all of its tags, an ID means the image without names.
+        """
+        if not names:
+            raise Invalid("no image to save: name at least one")
+        selections: dict[Digest, Selection] = {}
+        for text in names:
+            for image, chosen in self._catalog.select(text):
+                old = selections.get(image.id)
+                merged = dict.fromkeys((*(old.names if old else ()), *chosen))
+                selections[image.id] = Selection(image, tuple(merged))
+        return self._save(tuple(selections.values()))
+
+    async def _save(self, selections: Sequence[Selection]) -> AsyncIterator[bytes]:
+        async with self._working() as lease:
+            async with self._collecting:
+                for selection in selections:
+                    lease.add(selection.image.id)
+            async for chunk in write_archive(self._content, selections):
+                yield chunk
+
+    # For containers
+
+    async def root_lowers(self, image: Image) -> tuple[str, ...]:
+        """The folders of the image's layers, top first, for ``Snapshots.prepare``; unpacks what is
+        missing."""
+        if not self._unpacker.is_ready(image.diff_ids):
+            async with self._working() as lease:
+                lease.digests.add(image.id)
+                async for _ in self._unpacker.unpack([image.chosen], lease):
+                    pass
+        self._metadata.touch_image(image.id, time.time_ns())
+        return self._unpacker.lowers(image.diff_ids)
+
+    @asynccontextmanager
+    async def acquire(self, image: Image) -> AsyncIterator[Image]:
+        """Keep ``image`` and its layers for the time of the block, even if its names are removed meanwhile.
+
+        Whoever makes a container holds this from ``resolve`` until the record, which keeps the image from
+        then on, is written. Waits for nothing. Raises NotFound if the image has been removed since it was
+        resolved.
+        """
+        # A collection that runs right now has marked the image by its name, the next one sees this lease, and
+        # after that the record: so neither the beginning nor the end has to wait for a collection.
+        self._catalog.get(image.id)
+        with self._leases.lease() as lease:
+            lease.digests.add(image.id)
+            yield image
+
+    # Cleaning
+
+    async def sweep(self) -> None:
+        """At the engine's start: remove what a killed engine left behind, and unpack again what containers
+        stand
+        on if a crash of the machine took it."""
+        async with self._collecting:
+            if self._leases.is_idle():  # else temporary files are those of running loads
+                await asyncio.to_thread(self._content.sweep)
+                await asyncio.to_thread(self._layers.sweep)
+        await self.collect()
+        self._catalog.write_index()
+        targets = self._catalog.targets()
+        for _, _, record in self._metadata.list_containers():
+            for digest in mentioned(record) & targets.keys():
+                with suppress(CaisError):
+                    await self.root_lowers(self._catalog.get(digest))
+
+    async def close(self) -> None:
+        """At the engine's end: have everything on the disk."""
+        if self._settling:
+            self._settling.cancel()
+            await asyncio.to_thread(self._settle)
+
+    def _settle_later(self) -> None:
+        """By then the kernel has written most of it by itself, and the sync disturbs nobody."""
+        if self._settling is None:
+            loop = asyncio.get_running_loop()
+            self._settling = loop.call_later(SETTLE_AFTER, self._start_settling)
+
+    def _start_settling(self) -> None:
+        self._settling = None
+        asyncio.get_running_loop().run_in_executor(None, self._settle)
+
+    def _settle(self) -> None:
+        self._content.settle()
+        self._layers.settle()
+
+    async def collect(self) -> set[Digest]:
+        """Remove blobs and layers that no image, container or running act needs; the removed layers."""
+        # A task of its own: if the caller is cancelled, the lock must not be released under the sweeping thread.
+        return await asyncio.shield(asyncio.create_task(self._collect()))
+
+    async def _collect(self) -> set[Digest]:
+        async with self._collecting:
+            roots = set(self._catalog.targets())
+            for _, _, record in self._metadata.list_containers():
+                roots |= mentioned(record)
+            removed, _ = await asyncio.to_thread(collect, self._content, self._layers, self._leases, roots)
+            self._catalog.forget()
+        return set(removed)
+
+    @asynccontextmanager
+    async def _working(self) -> AsyncIterator[Lease]:
+        """A lease for the time of the block; if it fails, what it had stored so far is removed."""
+        with ExitStack() as stack:
+            async with self._collecting:
+                lease = stack.enter_context(self._leases.lease())
+            try:
+                yield lease
+            except BaseException:
+                await self._end(stack)
+                await self.collect()
+                raise
+            await self._end(stack)
+
+    async def _end(self, stack: ExitStack) -> None:
+        # Not during a collection: it has read the names already, maybe before this act wrote its own.
+        async with self._collecting:
+            stack.close()
+
+
+def _time_ns(text: str) -> int:
+    try:
+        return parse_time_ns(text)
+    except Invalid:
+        return 0
