@@ -139,6 +139,14 @@ class Driver(Protocol):
         """Host pids of all processes of the task's cgroup."""
         ...
 
+    def count_descriptors(self) -> int:
+        """Open descriptors of whatever process starts the tasks: grows with tasks, and only with them."""
+        ...
+
+    def count_held(self) -> int:
+        """Descriptors the engine keeps for tasks."""
+        ...
+
     def subscribe(self, on_exit: Callable[[TaskExit], None]) -> None:
         """Call ``on_exit`` for each end of a task or exec, on the event loop, at least once until
         acknowledged."""

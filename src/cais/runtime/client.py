@@ -320,6 +320,17 @@ class KeeperDriver:
         answer = await self._request({"op": "pids", "id": id})
         return msgspec.convert(answer["pids"], tuple[int, ...])
 
+    def count_descriptors(self) -> int:
+        """See ``Driver.count_descriptors``."""
+        try:
+            return len(os.listdir(f"/proc/{self.pid}/fd"))
+        except FileNotFoundError:
+            return 0
+
+    def count_held(self) -> int:
+        """See ``Driver.count_held``."""
+        return sum(len(held.fds) for held in self._held.values())
+
     def subscribe(self, on_exit: Callable[[TaskExit], None]) -> None:
         """See ``Driver.subscribe``."""
         self._listeners.append(on_exit)

@@ -361,7 +361,9 @@ def become_user(child: Child) -> None:
     bounding = caps.mask_of(wanted.get("bounding", []))
     caps.drop_bounding(bounding)
     syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
-    os.setgroups(child.identity.groups)
+    # The own group is among the supplementary ones: else giving it up would give access that "not in the group"
+    # permissions grant (CVE-2022-36109).
+    os.setgroups(list(dict.fromkeys((child.identity.gid, *child.identity.groups))))
     os.setresgid(child.identity.gid, child.identity.gid, child.identity.gid)
     os.setresuid(child.identity.uid, child.identity.uid, child.identity.uid)
     syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 0)
@@ -420,7 +422,7 @@ def check_executable(path: str, quoted: str) -> None:
             error.errno, f"exec: {quoted}: stat {path}: {words.get(error.errno or 0, error.strerror)}"
         ) from None
     if stat.S_ISDIR(status.st_mode):
-        raise PermissionError(errno.EACCES, f"exec: {quoted}: is a directory")
+        raise PermissionError(errno.EACCES, f"exec: {quoted}: is a directory: permission denied")
     if not os.access(path, os.X_OK, effective_ids=True):
         raise PermissionError(errno.EACCES, f"exec: {quoted}: permission denied")
 
@@ -451,6 +453,7 @@ def execute(child: Child) -> None:
     """Become the program; everything but 0, 1, 2 closes at this moment."""
     if child.spec.get("annotations", {}).get("cais.init") == "true":
         become_reaper(child.sync, terminal=bool(child.process.get("terminal")))
+    os.umask(0o022)  # it was 0 for the exact modes of what the recipe makes; programs expect the usual one
     os.execve(child.program, [os.fsencode(a) for a in child.process["args"]], make_environment(child))
 
 

@@ -13,11 +13,13 @@ from typing import Any
 from cais.linux import mounts
 from cais.linux.cgroups.base import Cgroups
 from cais.linux.syscalls import (
+    CLONE_NEWNS,
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
     openat2,
     pivot_root,
+    setns,
 )
 
 FLAGS = {
@@ -108,13 +110,33 @@ def open_root(rootfs: dict[str, Any]) -> int:
     return fd
 
 
+def clone_source(source: str, *, recursive: bool) -> int:
+    """A detached copy of what is at ``source``; ``/proc/<pid>/root/…`` is a path in that process's mount namespace
+    (another container's /dev/shm). open_tree(2) clones only mounts of the caller's own namespace (EINVAL), so it is
+    visited for the moment; there, all paths are the other container's, whatever links it has made."""
+    head, found, path = source.partition("/root/")
+    if not (found and head.startswith("/proc/") and head.removeprefix("/proc/").isdecimal()):
+        return mounts.clone_tree(source, recursive=recursive)
+    other = os.open(f"{head}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(other, CLONE_NEWNS, f"mount namespace of {head}")
+        try:
+            return mounts.clone_tree("/" + path, recursive=recursive)
+        finally:
+            setns(own, CLONE_NEWNS, "mount namespace")
+    finally:
+        os.close(other)
+        os.close(own)
+
+
 def open_bind(mount: dict[str, Any]) -> int:
     """A detached copy of a bind mount's source.
 
     Taken while the host's propagation still holds, so that a slave or shared bind stays connected to its
     peers; a private one (the default) is cut off here."""
     options = MountOptions(mount.get("options", []))
-    fd = mounts.clone_tree(mount["source"], recursive=options.recursive_bind)
+    fd = clone_source(mount["source"], recursive=options.recursive_bind)
     mounts.set_attributes(fd, propagation=options.propagation or mounts.MS_PRIVATE, recursive=True)
     if options.add or options.clear:
         readonly = options.add & mounts.ATTR_RDONLY

@@ -1,0 +1,98 @@
+"""Looks for whatever the engine may have left behind, in the kernel and on disk: nothing of it should ever be
+found."""
+
+import asyncio
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from cais.containers.fleet import Fleet
+from cais.containers.services import Rooms
+from cais.linux.cgroups.base import Cgroups
+
+
+class Leaky(Protocol):
+    """A room that can tell what it has left behind."""
+
+    async def find_leaks(self) -> Sequence[str]:
+        """One line for each thing that belongs to nothing."""
+        ...
+
+
+class Checker:
+    """Answers ``GET /cais/system/check``. ``network``: who knows links and firewall elements."""
+
+    def __init__(self, rooms: Rooms, fleet: Fleet, cgroups: Cgroups, network: Leaky) -> None:
+        self._rooms = rooms
+        self._fleet = fleet
+        self._cgroups = cgroups
+        self._network = network
+
+    async def check_patiently(self) -> dict[str, Any]:
+        """``check``; what is being cleared away in this moment gets two seconds to go."""
+        answer = await self.check()
+        for _ in range(20):
+            if not answer["Leaks"]:
+                break
+            await asyncio.sleep(0.1)
+            answer = await self.check()
+        return answer
+
+    async def check(self) -> dict[str, Any]:
+        """``Leaks``: kind → lines, empty when all is well; ``Counts``: what is there, for comparing before
+        and after."""
+        known = {live.id for live in self._fleet}
+        running = {live.id for live in self._fleet if live.state.live}
+        groups = self._cgroups.children(self._rooms.config.cgroup_parent)
+        tasks = await self._rooms.driver.list()
+        leaks = {
+            "mounts": self._mounts(),
+            "cgroups": sorted(groups - running),
+            "processes": self._processes(groups - running),
+            "tasks": sorted(task.id for task in tasks if task.exit is None and task.id not in running),
+            "network": await self._network.find_leaks(),
+            "snapshots": sorted(names(self._rooms.config.root / "containers") - known),
+            "volumes": sorted(names(self._rooms.config.root / "volumes") - self._volumes()),
+            "temporary files": sorted(names(self._rooms.config.root / "tmp")),
+        }
+        counts = {
+            "containers": len(known),
+            "running": len(running),
+            "cgroups": len(groups),
+            "tasks": len(tasks),
+            "engine descriptors": len(os.listdir("/proc/self/fd")),
+            "keeper descriptors": self._rooms.driver.count_descriptors(),
+            "held descriptors": self._rooms.driver.count_held(),
+        }
+        return {"Leaks": {kind: lines for kind, lines in leaks.items() if lines}, "Counts": counts}
+
+    def _mounts(self) -> list[str]:
+        """Mounts of the host below our folders: containers' mounts live in their own namespaces only."""
+        config = self._rooms.config
+        table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+        places = [line.split()[4] for line in table.splitlines()]
+        return [place for place in places for base in (config.root, config.run) if is_below(place, base)]
+
+    def _processes(self, groups: Iterable[str]) -> list[str]:
+        parent = self._rooms.config.cgroup_parent
+        return [
+            f"{pid} in {name}" for name in sorted(groups) for pid in self._cgroups.pids(f"{parent}/{name}")
+        ]
+
+    def _volumes(self) -> set[str]:
+        return {volume.name for volume in self._rooms.volumes.list()}
+
+
+def is_below(place: str, base: Path) -> bool:
+    """Whether a mount point lies inside ``base``; the folder itself may well be a mount of the
+    administrator's."""
+    return place.startswith(f"{base}/")
+
+
+def names(folder: Path) -> set[str]:
+    """The entries of a folder; empty when there is none."""
+    try:
+        return set(os.listdir(folder))
+    except FileNotFoundError:
+        return set()
