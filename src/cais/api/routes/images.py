@@ -1,0 +1,203 @@
+"""Routes of images: list, inspect, history, tag, remove, load, import, save, prune, bootstrap."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from cais.api.call import Call
+from cais.api.download import fetch
+from cais.api.filters import check_filters, has_any_label, has_labels, is_true
+from cais.api.replies import empty_reply, json_reply, stream_bytes, stream_json
+from cais.api.router import Route
+from cais.api.services import Services
+from cais.api.wire.images import (
+    error_line,
+    history_reply,
+    image_inspect,
+    image_summary,
+    progress_line,
+    removal_replies,
+)
+from cais.errors import Invalid, Unsupported
+from cais.images.filters import matching_names
+from cais.images.image import Deleted, Image, Untagged
+from cais.spec.digest import Digest
+from cais.spec.platform import Platform, normalize_platform, parse_platform
+
+_PRUNE_FILTERS = frozenset(("dangling", "label", "label!", "until"))
+_TAR = "application/x-tar"
+
+
+Ids = list[str]
+
+
+class ImageRoutes:
+    """``/images``."""
+
+    def __init__(self, services: Services) -> None:
+        self._images = services.images
+        self._containers = services.containers
+        self._driver = services.facts.storage_driver
+
+    def routes(self) -> list[Route]:
+        """The table's part."""
+        return [
+            Route("GET", "/images/json", self.list),
+            Route("GET", "/images/*/json", self.inspect),
+            Route("GET", "/images/*/history", self.history),
+            Route("POST", "/images/*/tag", self.tag),
+            Route("DELETE", "/images/*", self.remove),
+            Route("POST", "/images/load", self.load),
+            Route("POST", "/images/create", self.create),
+            Route("POST", "/images/prune", self.prune),
+            Route("POST", "/cais/images/bootstrap", self.bootstrap),
+            Route("GET", "/images/get", self.save),
+            Route("GET", "/images/*/get", self.save),
+        ]
+
+    async def list(self, call: Call) -> web.Response:
+        """All that pass the filters."""
+        filters = call.filters()
+        if call.version < (1, 25) and call.text("filter"):
+            filters.setdefault("reference", []).append(call.text("filter"))
+        images = await self._images.list(filters)
+        # Without "all", what only other images stand on is left out.
+        parents = set() if call.flag("all") else {image.parent for image in images if image.parent}
+        shown = [image for image in images if image.names or image.id not in parents]
+        if patterns := filters.get("reference"):
+            # dockerd shows only the names that were asked for.
+            shown = [replace(image, names=matching_names(image, patterns), digests=()) for image in shown]
+        return json_reply([image_summary(image, call.version, len(self._users(image.id))) for image in shown])
+
+    async def inspect(self, call: Call) -> web.Response:
+        """One."""
+        image = await self._images.resolve(call.name, platform=_platform_json(call.text("platform")))
+        return json_reply(image_inspect(image, call.version, self._driver))
+
+    async def history(self, call: Call) -> web.Response:
+        """How it came about."""
+        platform = _platform_json(call.text("platform"))
+        entries = await self._images.history(call.name, platform=platform)
+        return json_reply([history_reply(entry) for entry in entries])
+
+    async def tag(self, call: Call) -> web.Response:
+        """One more name."""
+        if not call.text("repo"):
+            raise Invalid("invalid reference format")
+        await self._images.tag(call.name, call.text("repo"), call.text("tag"))
+        return empty_reply(201)
+
+    async def remove(self, call: Call) -> web.Response:
+        """A name, and the image with its last one."""
+        done = await self._images.remove(
+            call.name,
+            force=call.flag("force"),
+            no_prune=call.flag("noprune"),
+            in_use=self._users,
+            running=self._containers.is_running,
+        )
+        return json_reply(removal_replies(done))
+
+    async def load(self, call: Call) -> web.StreamResponse:
+        """Images from an archive in the body."""
+        quiet = call.flag("quiet", True)
+
+        async def lines() -> AsyncIterator[dict[str, Any]]:
+            async for event in self._images.load(call.stream.iter_any()):
+                if event.text or not quiet:
+                    yield progress_line(event)
+
+        return await stream_json(call, lines(), error_line)
+
+    async def create(self, call: Call) -> web.StreamResponse:
+        """An image from the tar of a root: in the body (``fromSrc=-``) or at a URL."""
+        if call.text("fromImage"):
+            raise Unsupported(
+                f"cannot pull {call.text('fromImage')}: registries are not supported yet; use load, import or "
+                "'cais image bootstrap'"
+            )
+        source = call.text("fromSrc")
+        if not source:
+            raise Invalid("nothing to import: fromSrc is empty")
+        platform = parse_platform(call.text("platform")) if call.text("platform") else None
+        message = call.text("message") or f"Imported from {source}"
+
+        async def lines() -> AsyncIterator[dict[str, Any]]:
+            stream: AsyncIterator[bytes] = call.stream.iter_any()
+            if source != "-":
+                stream = fetch(source)
+                yield {"status": f"Downloading from {source}"}
+            image = await self._images.import_root(
+                stream,
+                repo=call.text("repo"),
+                tag=call.text("tag"),
+                message=message,
+                changes=call.texts("changes"),
+                platform=platform,
+            )
+            yield {"status": image.id}
+
+        return await stream_json(call, lines(), error_line)
+
+    async def bootstrap(self, call: Call) -> web.StreamResponse:
+        """A base image from the machine's own package mirror: ``name=busybox`` or ``debian[:SUITE]``. Ours;
+        Docker has no such thing."""
+
+        async def lines() -> AsyncIterator[dict[str, Any]]:
+            async for event in self._images.bootstrap(call.text("name")):
+                yield progress_line(event)
+
+        return await stream_json(call, lines(), error_line)
+
+    async def save(self, call: Call) -> web.StreamResponse:
+        """An archive of images: the one in the path, or ``names``."""
+        names = [call.name] if call.name else call.texts("names")
+        return await stream_bytes(call, self._images.save(names), _TAR)
+
+    async def prune(self, call: Call) -> web.Response:
+        """Remove images that no container was made from: those without a name, or (``dangling=false``)
+        all."""
+        filters = call.filters()
+        check_filters(filters, _PRUNE_FILTERS)
+        wanted = {"until": filters["until"]} if filters.get("until") else {}
+        if is_true(filters, "dangling", True):
+            wanted["dangling"] = ["true"]
+        done: list[Untagged | Deleted] = []
+        freed = 0
+        for image in await self._images.list(wanted):
+            if self._users(image.id) or not _has_wanted_labels(image, filters):
+                continue
+            done += await self._images.remove(image.id, force=True, in_use=self._users)
+            freed += image.size
+        return json_reply({"ImagesDeleted": removal_replies(done) or None, "SpaceReclaimed": freed})
+
+    def _users(self, image_id: Digest) -> Ids:
+        return self._containers.image_users(image_id)
+
+
+def _has_wanted_labels(image: Image, filters: dict[str, list[str]]) -> bool:
+    labels = image.config.config.labels
+    return has_labels(labels, filters.get("label", [])) and not has_any_label(
+        labels, filters.get("label!", [])
+    )
+
+
+def _platform_json(text: str) -> Platform | None:
+    """``{"os": "linux", "architecture": "amd64"}``, as API 1.48 and newer send it."""
+    if not text:
+        return None
+    try:
+        platform = msgspec.convert(_lowered(msgspec.json.decode(text, type=dict[str, Any])), Platform)
+    except msgspec.DecodeError as error:
+        raise Invalid(f"failed to parse platform: {error}") from error
+    if not platform.os or not platform.architecture:
+        raise Invalid("both OS and Architecture must be provided")
+    return normalize_platform(platform)
+
+
+def _lowered(fields: dict[str, Any]) -> dict[str, Any]:
+    """Go reads the names of JSON fields without regard to case."""
+    return {key.lower(): value for key, value in fields.items() if value is not None}
