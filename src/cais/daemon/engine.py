@@ -1,0 +1,119 @@
+"""The engine: every object built by hand, from the bottom to the top."""
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+
+from cais.api.app import App
+from cais.api.routes.table import make_routes
+from cais.api.services import Services
+from cais.config import Config
+from cais.containers.containers import Containers
+from cais.containers.machine import read_machine
+from cais.daemon.machine import find_facts
+from cais.events import Bus
+from cais.images.images import Images
+from cais.linux.cgroups.detect import detect
+from cais.network.networks import Networks
+from cais.runtime.client import KeeperDriver
+from cais.store.content import Content
+from cais.store.layers.layers import Layers
+from cais.store.metadata import Metadata
+from cais.store.snapshots.base import Trash
+from cais.store.snapshots.choose import open_snapshots
+from cais.store.workers import Workers
+from cais.volumes.local import Volumes
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """All services of one root folder, started; ``app`` answers the API."""
+
+    def __init__(self, app: App, services: Services, stack: AsyncExitStack) -> None:
+        self.app = app
+        self.services = services
+        self._stack = stack
+
+    @classmethod
+    async def start(cls, config: Config) -> "Engine":
+        """Build and start everything and find again what an earlier engine left. On failure what was started
+        is stopped again."""
+        async with AsyncExitStack() as stack:
+            services = await _build(config, stack)
+            app = App(make_routes(services))
+            return cls(app, services, stack.pop_all())
+
+    async def stop(self) -> None:
+        """Stop in the reverse order; containers as ``live_restore`` says."""
+        await self._stack.aclose()
+
+
+async def _build(config: Config, stack: AsyncExitStack) -> Services:
+    # Row 0 and 1: the bus, the machine.
+    bus = Bus()
+    cgroups = detect()
+    # Row 2: the store.
+    root = config.root
+    metadata = Metadata(root / "cais.db")
+    stack.callback(metadata.close)
+    content = Content(root / "content")
+    layers = Layers(root)
+    workers = Workers(config.workers)
+    stack.push_async_callback(workers.close)
+    trash = Trash(root / "trash")
+    snapshots = open_snapshots(root, trash)
+    # Row 3: networks, volumes, the keeper.
+    networks = Networks(config)
+    await networks.start()
+    stack.push_async_callback(networks.stop)
+    volumes = Volumes(root, metadata, trash, bus)
+    driver = KeeperDriver(config.run)
+    await driver.open()
+    stack.push_async_callback(driver.close)
+    # Row 4 and 5: images, containers.
+    images = Images(content, layers, metadata, workers, bus, root=root)
+    containers = Containers(
+        config, read_machine(), metadata, snapshots, images, networks, volumes, driver, bus
+    )
+    stack.push_async_callback(containers.shutdown)
+    await containers.restore()
+    facts = find_facts(config, cgroups, storage_driver="overlayfs")
+    cleaner = asyncio.create_task(_clean(images, trash))
+    stack.push_async_callback(_cancel, cleaner)
+    return Services(
+        config=config,
+        facts=facts,
+        bus=bus,
+        images=images,
+        containers=containers,
+        networks=networks,
+        volumes=volumes,
+        snapshots=snapshots,
+        driver=driver,
+        cgroups=cgroups,
+    )
+
+
+TRASH_SECONDS = 10.0
+"""Between two looks into the trash."""
+
+
+async def _clean(images: Images, trash: Trash) -> None:
+    """What a killed engine left half-made, once; what was removed, again and again. A failure is logged: the
+    engine works without it."""
+    try:
+        await images.sweep()
+    except Exception:
+        log.exception("sweeping the image store failed")
+    while True:
+        try:
+            await asyncio.to_thread(trash.empty)
+        except OSError:
+            log.exception("emptying the trash failed")
+        await asyncio.sleep(TRASH_SECONDS)
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,159 @@
+"""The value forms of options: texts of flags to typed values. All raise ``ValueError`` in dockerd's words."""
+
+import ipaddress
+import re
+
+import msgspec
+
+from cais.config import DEFAULT_HOST
+
+_TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
+_FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kKmMgGtTpP])?(?:[iI]?[bB])?")
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
+_LABEL_HINT = "bad attribute format"
+LOG_LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
+
+
+class Ulimit(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
+    """One of ``default-ulimits``."""
+
+    name: str = ""
+    soft: int = 0
+    hard: int = 0
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """One of ``default-address-pools``: networks of prefix length ``size`` out of ``base``."""
+
+    base: str = ""
+    size: int = 0
+
+
+def parse_bool(text: str) -> bool:
+    """Go's booleans."""
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ValueError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
+
+
+def parse_int(text: str) -> int:
+    """A decimal integer."""
+    if not re.fullmatch(r"[+-]?\d{1,18}", text):
+        raise ValueError(f'strconv.ParseInt: parsing "{text}": invalid syntax')
+    return int(text)
+
+
+def parse_size(text: str) -> int:
+    """Bytes: ``64m``, ``1.5GiB``, ``4096``; powers of 1024."""
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        raise ValueError(f"invalid size: '{text}'")
+    return int(float(found[1]) * _UNITS[(found[2] or "").lower()])
+
+
+def parse_label(text: str) -> str:
+    """``key=value``."""
+    key, equals, _ = text.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(f"{_LABEL_HINT}: {text}")
+    return text
+
+
+def parse_pair(text: str) -> tuple[str, str]:
+    """``key=value`` as a pair; without ``=`` the value is empty."""
+    key, _, value = text.partition("=")
+    return key, value
+
+
+def parse_feature(text: str) -> tuple[str, bool]:
+    """``name`` or ``name=bool``."""
+    name, equals, value = text.partition("=")
+    return name, parse_bool(value) if equals else True
+
+
+def parse_ip(text: str) -> str:
+    """An address."""
+    try:
+        return str(ipaddress.ip_address(text.strip()))
+    except ValueError:
+        raise ValueError(f"invalid string being converted to IP address: {text}") from None
+
+
+def parse_ulimit(text: str) -> tuple[str, Ulimit]:
+    """``name=soft[:hard]``."""
+    name, equals, limits = text.partition("=")
+    soft, colon, hard = limits.partition(":")
+    try:
+        low = int(soft)
+        high = int(hard) if colon else low
+    except ValueError:
+        raise ValueError(f"invalid ulimit argument: {text}") from None
+    if not equals or not name:
+        raise ValueError(f"invalid ulimit argument: {text}")
+    if high != -1 and (low > high or low == -1):
+        raise ValueError("ulimit soft limit must be less than or equal to hard limit: " + text)
+    return name, Ulimit(name=name, soft=low, hard=high)
+
+
+def parse_pool(text: str) -> Pool:
+    """``base=CIDR,size=N``."""
+    base, size = "", 0
+    for field in text.split(","):
+        key, equals, value = field.partition("=")
+        if not equals:
+            raise ValueError(f"invalid field '{field}' must be a key=value pair")
+        if key.strip().lower() == "base":
+            base = value.strip()
+        elif key.strip().lower() == "size":
+            size = parse_int(value.strip())
+        else:
+            raise ValueError(f"unexpected key '{key}' in '{field}'")
+    return Pool(base=base, size=size)
+
+
+def parse_log_level(text: str) -> str:
+    """One of dockerd's levels."""
+    if text not in LOG_LEVELS:
+        raise ValueError(f"invalid logging level: {text}")
+    return text
+
+
+def parse_exec_option(text: str) -> str:
+    """``native.cgroupdriver=cgroupfs``; systemd is refused, for limits would then be set behind its back."""
+    key, _, value = text.partition("=")
+    if key.strip().lower() != "native.cgroupdriver" or value not in ("cgroupfs", ""):
+        raise ValueError(f"invalid option {text}: only native.cgroupdriver=cgroupfs is supported")
+    return text
+
+
+def parse_host(text: str) -> str:
+    """A listening address in full: ``unix:///path``, ``tcp://host:port``, ``fd://`` or ``fd://name``.
+
+    Docker's short forms: ``unix://`` is the default socket, a path or ``host:port`` alone is understood.
+    """
+    text = text.strip()
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return parse_host(f"unix://{text}" if text.startswith("/") else f"tcp://{text}")
+    if scheme == "unix":
+        if rest and not rest.startswith("/"):
+            raise ValueError(f"invalid bind address ({text}): the path must be absolute")
+        return text if rest else DEFAULT_HOST
+    if scheme == "fd":
+        return text
+    if scheme == "tcp":
+        return f"tcp://{_parse_tcp(text, rest)}"
+    raise ValueError(f"invalid bind address ({text}): unsupported proto '{scheme}'")
+
+
+def _parse_tcp(text: str, rest: str) -> str:
+    host, colon, port = rest.rstrip("/").rpartition(":")
+    if not colon or "]" in port:
+        host, port = rest.rstrip("/"), ""
+    number = int(port) if port.isdecimal() and len(port) < 6 else 0 if not port else -1
+    if not 0 <= number <= 65535:
+        raise ValueError(f"invalid bind address ({text}): invalid port {port}")
+    return f"{host or '127.0.0.1'}:{number or 2375}"
