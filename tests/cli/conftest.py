@@ -132,7 +132,13 @@ def cais(engine: ScriptedEngine, tmp_path: Path) -> Runner:
         }
         command = [*program, *argv]
         return subprocess.run(
-            command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL
+            command,
+            env=env,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            stdin=subprocess.DEVNULL,
         )
 
     return run

@@ -1,0 +1,80 @@
+"""Progress of long acts: lines that move on a terminal, plain lines in a pipe."""
+
+from __future__ import annotations
+
+import sys
+
+from cais.cli.failure import Failure
+from cais.cli.session import is_terminal
+from cais.cli.wirejson import JsonLines
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+BAR = 30
+
+
+class Progress:
+    """Shows Docker's JSON progress messages: ``stream``, ``status`` with ``id`` and ``progressDetail``, ``error``."""
+
+    __slots__ = ("_lines", "_live", "quiet")
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._live = is_terminal(1)
+        self._lines: list[str] = []
+        self.quiet = quiet
+
+    def show(self, message: dict[str, Any]) -> None:
+        """Show one message. Raises Failure for an error message."""
+        detail = message.get("errorDetail") or {}
+        if error := message.get("error") or detail.get("message"):
+            raise Failure(str(error), int(detail.get("code") or 1))
+        if self.quiet:
+            return
+        if text := message.get("stream"):
+            sys.stdout.write(text)
+        elif identity := message.get("id"):
+            self._show_item(identity, message)
+        elif status := message.get("status"):
+            sys.stdout.write(f"{status}\n")
+        if self._live:
+            sys.stdout.flush()
+
+    def _show_item(self, identity: str, message: dict[str, Any]) -> None:
+        """One of several things that go on at once; on a terminal each has a line of its own."""
+        text = f"{identity}: {message.get('status', '')}"
+        if not self._live:
+            if not message.get("progressDetail"):
+                sys.stdout.write(f"{text}\n")
+            return
+        text += format_bar(message.get("progressDetail") or {})
+        if identity not in self._lines:
+            self._lines.append(identity)
+            sys.stdout.write(f"{text}\n")
+            return
+        up = len(self._lines) - self._lines.index(identity)
+        sys.stdout.write(f"\x1b[{up}A\x1b[2K{text}\x1b[{up}B\r")
+
+    def follow(self, pieces: Iterable[bytes]) -> None:
+        """Show a stream of messages to its end. Raises Failure for an error message or one that is no JSON."""
+        lines = JsonLines()
+        try:
+            for piece in pieces:
+                for message in lines.feed(piece):
+                    self.show(message)
+            for message in lines.end():
+                self.show(message)
+        except ValueError as error:
+            raise Failure(f"the engine's answer makes no sense: {error}") from None
+
+
+def format_bar(detail: dict[str, Any]) -> str:
+    """`` [=====>    ] 40%``, or nothing without numbers."""
+    current, total = detail.get("current") or 0, detail.get("total") or 0
+    if total <= 0:
+        return ""
+    share = min(current / total, 1.0)
+    done = int(share * BAR)
+    return f" [{'=' * done}{'>' if done < BAR else ''}{' ' * (BAR - done - 1)}] {share:.0%}"
