@@ -32,8 +32,8 @@ async def test_the_record_is_merged_with_the_image(engine: Engine) -> None:
     ("config", "host", "kind", "message"),
     [
         ({"image": "nope"}, HostConfig(), NotFound, "No such image: nope"),
-        ({}, HostConfig(network_mode="nope"), NotFound, "network nope not found"),
-        ({}, HostConfig(pid_mode="container:nope"), NotFound, "No such container: nope"),
+        ({}, HostConfig(network_mode="nope"), Invalid, "network nope not found"),
+        ({}, HostConfig(pid_mode="container:nope"), Invalid, "No such container: nope"),
         ({}, HostConfig(memory=1), Invalid, "6MB"),
         (
             {},
@@ -97,7 +97,7 @@ async def test_a_failure_after_a_volume_was_made_removes_it(engine: Engine) -> N
     def broken(*_: object) -> None:
         raise OSError("disk full")
 
-    engine.volumes.fill = broken  # type: ignore[method-assign]
+    engine.volumes.prepare_fill = broken  # type: ignore[method-assign]
     with pytest.raises(OSError, match="disk full"):
         await engine.create("name", HostConfig(binds=("known:/a", "fresh:/b")))
     assert [volume.name for volume in engine.volumes.list()] == ["known"]
@@ -123,6 +123,44 @@ async def test_volumes_are_filled_from_the_image_once(engine: Engine) -> None:
     path.write_text("of the user")
     await engine.create("two", host)
     assert path.read_text() == "of the user"
+
+
+async def test_a_killed_filling_leaves_the_volume_empty(engine: Engine) -> None:
+    """The next engine's container fills it again, from the beginning."""
+    data = engine.images.layer / "data"
+    data.mkdir()
+    (data / "file").write_text("whole")
+    engine.volumes.create("vol")
+    half = engine.volumes.path("vol").parent / "_filling"
+    half.mkdir()
+    (half / "fi").write_text("ha")
+    other = await engine.again()
+    assert other.volumes.is_empty("vol") and not half.exists()
+    await other.create("one", HostConfig(binds=("vol:/data",)))
+    assert [path.name for path in other.volumes.path("vol").iterdir()] == ["file"]
+    assert not half.exists()
+
+
+async def test_a_volume_that_is_mounted_keeps_its_folder(engine: Engine) -> None:
+    """Filling one that a running container has must not take it from under its feet."""
+    data = engine.images.layer / "data"
+    data.mkdir()
+    (data / "file").write_text("x")
+    await engine.create("first", HostConfig(binds=("vol:/elsewhere:nocopy",)))
+    before = engine.volumes.path("vol").stat().st_ino
+    await engine.create("second", HostConfig(binds=("vol:/data",)))
+    assert (engine.volumes.path("vol") / "file").exists()
+    assert engine.volumes.path("vol").stat().st_ino == before
+
+
+async def test_volumes_of_containers_that_were_never_made_are_swept(engine: Engine) -> None:
+    """The engine was killed between its volume and its record; one that outlived its container by rm stays."""
+    engine.volumes.create(owner="f" * 64)
+    await engine.create("one", volumes={"/b": {}})
+    kept = engine.containers.record("one").mounts[0].name
+    await engine.containers.remove("one")
+    other = await engine.again()
+    assert [volume.name for volume in other.volumes.list()] == [kept]
 
 
 async def test_anonymous_volumes_go_with_their_container(engine: Engine) -> None:

@@ -39,6 +39,7 @@ def test_a_lone_target_is_an_anonymous_volume() -> None:
         ("/a:/", "destination can't be '/'"),
         ("/a:/..", "destination can't be '/'"),
         ("/a:b", "mount path must be absolute"),
+        ("/a:/x/../proc/", "cannot be replaced"),
         ("name:/b:shared", "field BindOptions must not be specified"),
         ("/a:ro", "invalid volume specification"),
     ],

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from cais.containers.options import check_request, parse_security, parse_size
-from cais.errors import Invalid
+from cais.containers.options import check_log, check_request, parse_security, parse_size
+from cais.errors import Invalid, Unsupported
 from cais.spec.container import (
     ContainerConfig,
     DeviceRequest,
@@ -102,6 +102,11 @@ def refusal(config: dict[str, Any], host: dict[str, Any]) -> str:
         ),
         ({}, {"log_config": LogConfig(type="odd")}, "no log driver named 'odd' is registered"),
         ({}, {"log_config": LogConfig(config={"x": "1"})}, "unknown log opt 'x' for json-file log driver"),
+        (
+            {},
+            {"log_config": LogConfig(type="none", config={"max-size": "1"})},
+            "unknown log opt 'max-size' for none",
+        ),
         ({}, {"log_config": LogConfig(config={"max-size": "x"})}, "invalid size: 'x'"),
         ({}, {"port_bindings": {"80/odd": ()}}, 'invalid port specification: "80/odd"'),
         (
@@ -184,3 +189,10 @@ def test_security_options() -> None:
 def test_sizes(text: str, size: int) -> None:
     """Binary units, as everywhere in Docker."""
     assert parse_size(text) == size
+
+
+def test_log_options_without_effect_are_refused() -> None:
+    """What Docker has and we have not is not passed over in silence; what is so anyway may be said."""
+    with pytest.raises(Unsupported, match="log opt 'compress' is not supported"):
+        check_log("json-file", {"compress": "true"})
+    check_log("json-file", {"compress": "false", "mode": "blocking", "max-size": "1m", "max-file": "2"})

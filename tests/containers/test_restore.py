@@ -3,6 +3,9 @@
 import asyncio
 from contextlib import suppress
 
+from msgspec.structs import replace
+
+from cais.containers.record import format_record
 from cais.spec.container import HostConfig, RestartPolicy
 from harness.engines import Engine, until
 
@@ -111,3 +114,13 @@ async def test_an_unreadable_record_hides_nothing_else(engine: Engine) -> None:
     other = await engine.again()
     assert [record.id for record in other.containers.records()] == [id]
     assert len(other.metadata.list_containers()) == 2
+
+
+async def test_a_removal_that_was_begun_is_finished(engine: Engine) -> None:
+    """Its volumes were on their way out already."""
+    id = await engine.create("one", volumes={"/v": {}})
+    record = engine.containers.record(id)
+    state = replace(record.state, status="removing")
+    engine.metadata.put_container(id, "one", format_record(replace(record, state=state)))
+    other = await engine.again()
+    await until(lambda: other.containers.records() == other.volumes.list() == [])

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,16 +53,13 @@ class LiveEngine:
     flags: tuple[str, ...] = ()
     process: subprocess.Popen[str] | None = None
     extra_environment: dict[str, str] = field(default_factory=dict)
+    cgroup: str = field(default_factory=lambda: f"cais-test-{uuid.uuid4().hex[:12]}")
+    """The group all its containers are in."""
 
     @property
     def socket(self) -> str:
         """Where it listens."""
         return f"{self.folder}/cais.sock"
-
-    @property
-    def cgroup(self) -> str:
-        """The group all its containers are in."""
-        return f"cais-test-{self.folder.name}"
 
     @property
     def pid(self) -> int:
@@ -171,6 +169,8 @@ def _end(engine: LiveEngine) -> None:
         for container in client.containers.list(all=True, ignore_removed=True):
             with contextlib.suppress(docker.errors.NotFound):
                 container.remove(force=True, v=True)
+    answer = engine.request(b"GET /cais/system/check HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n")
+    assert not any(json.loads(answer.partition(b"\r\n\r\n")[2])["Leaks"].values()), answer
     assert engine.stop() == 0, (engine.folder / "engine.log").read_text()
     wait_until(lambda: not engine.processes())
     left = engine.leftovers()

@@ -104,7 +104,7 @@ def test_validate_and_wrong_flags(tmp_path: Path) -> None:
     good, bad = run("--validate"), run("--nope")
     assert (good.returncode, good.stderr) == (0, "configuration OK\n")
     assert (bad.returncode, bad.stderr) == (1, "cais daemon: unknown flag: --nope\n")
-    assert "--data-root VALUE (also --root, --graph)" in run("--help").stdout
+    assert "--data-root VALUE (also --root) (also --graph)" in run("--help").stdout
 
 
 def _environment() -> dict[str, str]:
@@ -133,14 +133,17 @@ def test_pid_file_and_notification(own_engine: Engine, tmp_path: Path) -> None:
 def in_netns(engine: Engine, code: str, *words: str) -> str:
     """Run Python inside the engine's network namespace; what it printed."""
     command = ["nsenter", f"--net=/proc/{engine.netns.pid}/ns/net", sys.executable, "-c", code, *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
 
 
 TCP = """
 import socket, sys
 connection = socket.create_connection(("127.0.0.1", 2375))
-connection.sendall(f"GET /_ping HTTP/1.1\\r\\nHost: {sys.argv[1]}\\r\\n{sys.argv[2]}Connection:
-close\\r\\n\\r\\n".encode()) print(b"".join(iter(lambda: connection.recv(65536), b"")).decode())
+head = f"GET /_ping HTTP/1.1\\r\\nHost: {sys.argv[1]}\\r\\n{sys.argv[2]}"
+connection.sendall(f"{head}Connection: close\\r\\n\\r\\n".encode())
+print(b"".join(iter(lambda: connection.recv(65536), b"")).decode())
 """
 
 
@@ -156,11 +159,12 @@ def test_insecure_tcp(start_engine: Start) -> None:
 def make_certificates(folder: Path) -> None:
     """A certificate authority, and certificates of a server (127.0.0.1) and a client signed by it."""
     script = """
-    openssl req -x509 -newkey rsa:2048 -nodes -keyout ca-key.pem -out ca.pem -days 2 -subj /CN=ca
+    key="-newkey rsa:2048 -nodes"
+    openssl req -x509 $key -keyout ca-key.pem -out ca.pem -days 2 -subj /CN=ca
     for name in server client; do
-      openssl req -newkey rsa:2048 -nodes -keyout $name-key.pem -out $name.csr -subj /CN=$name -addext
-      subjectAltName=IP:127.0.0.1 openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca-key.pem -CAcreateserial
-      -out $name.pem -days 2 -copy_extensions copy
+      openssl req $key -keyout $name-key.pem -out $name.csr -subj /CN=$name -addext subjectAltName=IP:127.0.0.1
+      sign="-CA ca.pem -CAkey ca-key.pem -CAcreateserial -copy_extensions copy"
+      openssl x509 -req -in $name.csr $sign -out $name.pem -days 2
     done
     """
     subprocess.run(["sh", "-ec", script], cwd=folder, capture_output=True, check=True)
@@ -172,11 +176,63 @@ folder, with_certificate = sys.argv[1], sys.argv[2] == "yes"
 context = ssl.create_default_context(cafile=f"{folder}/ca.pem")
 if with_certificate:
     context.load_cert_chain(f"{folder}/client.pem", f"{folder}/client-key.pem")
+
 def request(method, path, body=b"", upgrade=""):
-    connection = context.wrap_socket(socket.create_connection(("127.0.0.1", 2376)),
-    server_hostname="127.0.0.1") head = f"{method} /v1.51{path} HTTP/1.1\\r\\nHost: x\\r\\nContent-Type:
-    application/json\\r\\n{upgrade}" connection.sendall(f"{head}Content-Length:
-    {len(body)}\\r\\n\\r\\n".encode() + body) return connection
+    connection = context.wrap_socket(socket.create_connection(("127.0.0.1", 2376)), server_hostname="127.0.0.1")
+    head = f"{method} /v1.51{path} HTTP/1.1\\r\\nHost: x\\r\\nContent-Type: application/json\\r\\n{upgrade}"
+    connection.sendall(f"{head}Content-Length: {len(body)}\\r\\n\\r\\n".encode() + body)
+    return connection
+"""
+
+
+HALF_CLOSE = """
+class Client:
+    # ssl.SSLSocket cannot read any more once it has said that it will write no more: so by hand.
+    def __init__(self):
+        self.socket = socket.create_connection(("127.0.0.1", 2376))
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname="127.0.0.1")
+        self.act(self.tls.do_handshake)
+
+    def act(self, function, *words):
+        while True:
+            try:
+                return function(*words)
+            except ssl.SSLWantReadError:
+                self.flush()
+                self.incoming.write(self.socket.recv(65536))
+            finally:
+                self.flush()
+
+    def flush(self):
+        self.socket.sendall(self.outgoing.read())
+
+    def request(self, method, path, body=b"", upgrade=""):
+        head = f"{method} /v1.51{path} HTTP/1.1\\r\\nHost: x\\r\\nContent-Type: application/json\\r\\n{upgrade}"
+        self.act(self.tls.write, f"{head}Content-Length: {len(body)}\\r\\n\\r\\n".encode() + body)
+        data = b""
+        while b"\\r\\n\\r\\n" not in data:
+            data += self.act(self.tls.read, 65536)
+        return data.partition(b"\\r\\n\\r\\n")[2]
+
+config = {"Image": "true-image", "Cmd": ["/bin/busybox", "cat"], "OpenStdin": True, "StdinOnce": True}
+id = json.loads(Client().request("POST", "/containers/create", json.dumps(config).encode()))["Id"]
+attached = Client()
+flags = "stream=1&stdin=1&stdout=1"
+attached.request("POST", f"/containers/{id}/attach?{flags}", b"", "Connection: Upgrade\\r\\nUpgrade: tcp\\r\\n")
+Client().request("POST", f"/containers/{id}/start")
+attached.act(attached.tls.write, b"got it")
+try:
+    attached.tls.unwrap()
+except ssl.SSLWantReadError:
+    attached.flush()
+data = b""
+try:
+    while piece := attached.act(attached.tls.read, 65536):
+        data += piece
+except ssl.SSLZeroReturnError:
+    pass
+print(data[8:].decode())
 """
 
 
@@ -215,7 +271,9 @@ import os, socket, sys
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(sys.argv[1])
 listener.listen()
-os.dup2(listener.fileno(), 3, inheritable=True)
+if listener.fileno() != 3:
+    os.dup2(listener.fileno(), 3)
+os.set_inheritable(3, True)
 os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
 os.execv(sys.argv[2], sys.argv[2:])
 """

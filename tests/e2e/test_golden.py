@@ -57,7 +57,7 @@ MAPS |= {
 
 OURS_LACKS = {
     "info.Containerd": "there is none",
-    "image.Metadata": "",
+    "info.Runtimes.*.status": "optional: the features of a runtime binary, and there is none",
 }
 
 

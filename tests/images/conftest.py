@@ -8,6 +8,7 @@ import json
 import tarfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,16 +70,28 @@ async def pieces(data: bytes, step: int = 70_001) -> AsyncIterator[bytes]:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
+async def make_store() -> AsyncIterator[Callable[[Path], Store]]:
+    """Opens a store in a folder, as an engine does at its start."""
+    stack = AsyncExitStack()
+
+    def open_store(root: Path) -> Store:
+        (root / "tmp").mkdir(exist_ok=True)
+        content, layers = Content(root / "content"), Layers(root)
+        metadata, workers, bus = Metadata(root / "cais.db"), Workers(2), Bus()
+        stack.callback(metadata.close)
+        stack.push_async_callback(workers.close)
+        images = Images(content, layers, metadata, workers, bus, root=root)
+        stack.push_async_callback(images.close)
+        return Store(root, content, layers, metadata, bus, images)
+
+    async with stack:
+        yield open_store
+
+
+@pytest.fixture
+async def store(make_store: Callable[[Path], Store], tmp_path: Path) -> Store:
     """An empty store with its own workers."""
-    (tmp_path / "tmp").mkdir()
-    content, layers = Content(tmp_path / "content"), Layers(tmp_path)
-    metadata, workers, bus = Metadata(tmp_path / "cais.db"), Workers(2), Bus()
-    images = Images(content, layers, metadata, workers, bus, root=tmp_path)
-    yield Store(tmp_path, content, layers, metadata, bus, images)
-    await images.close()
-    await workers.close()
-    metadata.close()
+    return make_store(tmp_path)
 
 
 def pack(files: Iterable[tuple[str, bytes | str]], format: int = tarfile.PAX_FORMAT) -> bytes:

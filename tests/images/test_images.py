@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,29 @@ async def test_removing_one_of_two_names_keeps_the_image(store: Any, target: str
     assert await store.images.remove("app:1") == [Untagged("app:1")]
     image = await store.images.resolve("app:2")
     assert all(Path(lower).exists() for lower in await store.images.root_lowers(image))
+
+
+async def test_a_damaged_image_can_be_removed(store: Any, target: str) -> None:
+    """What cannot be read any more is not in the way for ever."""
+    (store.root / "content/blobs/sha256" / target[7:]).write_bytes(b"damaged")
+    store.images._catalog.forget()
+    assert await store.images.list() == []
+    assert await store.images.remove("app:1") == [Untagged("app:1"), Deleted(target)]
+    assert store.leftovers() == []
+
+
+async def test_nameless_parents_go_with_their_last_child(store: Any, archives: Any) -> None:
+    """As Docker prunes: unless it is told not to, or somebody needs them."""
+    parent, child = archives.manifest("parent"), archives.manifest("parent", "child")
+    await store.load(archives.oci((parent, ""), (child, "docker.io/library/child:1")))
+    row = store.metadata.find_image("docker.io/library/child:1")
+    store.metadata.set_image(replace(row, parent=str(parent["digest"])))
+    with pytest.raises(Conflict, match="image has dependent child images"):
+        await store.images.remove(str(parent["digest"]), force=True)
+    done = await store.images.remove("child:1")
+    assert [record.digest for record in done if isinstance(record, Deleted)][:1] == [child["digest"]]
+    assert Deleted(str(parent["digest"])) in done
+    assert store.leftovers() == []
 
 
 async def test_a_shared_layer_stays_with_the_other_image(store: Any, archives: Any) -> None:

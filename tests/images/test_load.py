@@ -171,6 +171,14 @@ async def test_a_wrong_diff_id_leaves_nothing(store: Any, archives: Any, make_ta
     await store.wait_until_clean()
 
 
+async def test_too_many_layers_are_refused(store: Any, archives: Any) -> None:
+    """More than Docker stacks could not be mounted everywhere."""
+    target = archives.manifest(*["x"] * 126)
+    with pytest.raises(Invalid, match="max depth exceeded"):
+        await store.load(archives.oci((target, "docker.io/library/x:1")))
+    await store.wait_until_clean()
+
+
 async def test_a_missing_layer_is_refused(store: Any, archives: Any) -> None:
     """A manifest whose blob is nowhere is no image."""
     target = archives.manifest("x", size=BIG)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import docker
 import pytest
-from harness import probe
 
 from cais.linux.cgroups.detect import detect
+from harness import probe
 
 PROJECT = Path(__file__).parents[2]
 
@@ -67,9 +67,12 @@ def client(
     """A client of a Cais that has the probe's image."""
     if os.geteuid() != 0:
         pytest.skip("a real engine needs root")
-    with running_engine(tmp_path_factory.mktemp("isolation")) as address:
-        with contextlib.closing(docker.DockerClient(base_url=address, timeout=120)) as client:
-            probe.add_image(client, probe.IMAGE, probe.pack(probe_files))
-            yield client
-            for container in client.containers.list(all=True):
-                container.remove(force=True)
+    folder = tmp_path_factory.mktemp("isolation")
+    with (
+        running_engine(folder) as address,
+        contextlib.closing(docker.DockerClient(base_url=address, timeout=120)) as client,
+    ):
+        probe.add_image(client, probe.IMAGE, probe.pack(probe_files))
+        yield client
+        for container in client.containers.list(all=True):
+            container.remove(force=True)

@@ -133,6 +133,10 @@ async def test_flushed_rules_come_back(engine: Any, outside: Any, lab: Any) -> N
     first = await engine.add(lab.tcp(80, 8080))
     with Netlink(NETFILTER) as netlink:
         nft.commit(netlink, [nft.delete_table(nft.Table(nft.IP, "cais_cais0"))])
+    assert await engine.networks.find_leaks() == [
+        "ports: the map is missing",
+        "ports_of_address: the map is missing",
+    ]
     await engine.add(lab.tcp(80, 8081))
     server = lab.listen(first.netns, 80)
     assert lab.talk(outside.netns, server, (lab.host, 8080)) == lab.outside

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from cais.config import Config
-from cais.errors import Invalid, NotFound, Unavailable, Unsupported
+from cais.errors import Invalid, NotFound, Unavailable
+from cais.linux import links, netns, nft
+from cais.linux.netlink import NETFILTER, ROUTE, Netlink
 from cais.network.base import EndpointRequest
 from cais.network.networks import Networks
 from cais.network.pool import PoolCounts
@@ -55,7 +57,7 @@ async def test_plain_networks(engine: Any, name: str) -> None:
     assert engine.networks.inspect(name).endpoints == (endpoint,)
     await engine.networks.detach(endpoint)
     assert engine.networks.inspect(name).endpoints == ()
-    with pytest.raises(Unsupported):
+    with pytest.raises(Invalid, match="conflicting options"):
         await engine.networks.attach(EndpointRequest("c" * 64, network=name, address="10.0.0.1"))
 
 
@@ -91,6 +93,25 @@ async def test_store(start_engine: Any, lab: Any) -> None:
     assert len({box.address for box in boxes}) == 3
     await lab.wait_until(lambda: engine.networks.pool_counts.ready == 2)
     lab.talk(boxes[0].netns, lab.listen(boxes[2].netns, 80), (boxes[2].address, 80))
+
+
+async def test_leaks_are_found(start_engine: Any, lab: Any) -> None:
+    """Containers and store count as no leak; a foreign veth on the bridge and a lost rule do."""
+    engine = await start_engine(netns_pool=1)
+    await engine.add(lab.tcp(80, 8080))
+    await lab.wait_until(lambda: engine.networks.pool_counts.ready == 1)
+    assert await engine.networks.find_leaks() == []
+    with Netlink(ROUTE) as route, Netlink(NETFILTER) as netlink, netns.created() as fd:
+        bridge = links.find_link(route, "cais0")
+        assert bridge is not None
+        veth = links.Veth("stray0", bridge.index, 1500, "eth0", "02:00:00:00:00:09", fd)
+        route.transact([links.make_veth(veth)])
+        table = nft.Table(nft.IP, "cais_cais0")
+        ports = nft.Set(table, "ports", (nft.Type.PROTOCOL, nft.Type.PORT))
+        nft.commit(netlink, nft.delete_elements(ports, nft.list_elements(netlink, ports)))
+    leaks = await engine.networks.find_leaks()
+    os.close(fd)
+    assert leaks == ["interface stray0", "ports: 060000001f900000 is missing"]
 
 
 async def test_store_yields_wished_address(start_engine: Any, lab: Any) -> None:

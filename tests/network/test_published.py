@@ -24,6 +24,14 @@ async def test_taken_by_container(engine: Any, lab: Any, kind: str) -> None:
         await engine.add(port(80, 8080, "127.0.0.1"))
 
 
+async def test_sctp(engine: Any) -> None:
+    """SCTP ports are published and held, with or without the kernel's own SCTP."""
+    await engine.add(engine.port("sctp", 80, "", 8080))
+    assert await engine.networks.find_leaks() == []
+    with pytest.raises(Conflict, match="port is already allocated"):
+        await engine.add(engine.port("sctp", 80, "", 8080))
+
+
 @pytest.mark.parametrize("kind", ["tcp", "udp"])
 async def test_taken_by_program(engine: Any, lab: Any, kind: str) -> None:
     """A port of another program is refused in dockerd's words."""
@@ -94,6 +102,17 @@ async def test_running_client_follows_to_the_next_container(engine: Any, lab: An
         client.sendto(b"hello", ("127.0.0.1", 5353))
         assert server.recv(64) == b"hello"
         await engine.remove(box)
+
+
+async def test_running_client_is_not_led_to_the_ended(engine: Any, lab: Any) -> None:
+    """After a container's end a UDP client that goes on sending reaches the host's own server, not the address."""
+    client = lab.open(None, lab.datagram)
+    box = await engine.add(lab.udp(53, 5353))
+    client.sendto(b"hello", ("127.0.0.1", 5353))
+    await engine.remove(box)
+    server = lab.listen(None, 5353, lab.datagram)
+    client.sendto(b"again", ("127.0.0.1", 5353))
+    assert server.recv(64) == b"again"
 
 
 @pytest.mark.parametrize(

@@ -150,3 +150,11 @@ async def test_port_lost_meanwhile_is_reported(killed: Killed, lab: Any) -> None
     for endpoint in killed.endpoints:
         await networks.detach(endpoint)
     await networks.stop()
+
+
+async def test_engine_that_fails_early_harms_nobody(killed: Killed, lab: Any) -> None:
+    """An engine that ends before it has learnt which containers live leaves them connected."""
+    networks = killed.networks()
+    await networks.start()
+    await networks.stop()
+    lab.talk(None, lab.listen(killed.netns[0], 80), ("127.0.0.1", 8080))

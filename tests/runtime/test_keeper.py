@@ -45,17 +45,15 @@ async def test_the_environment_is_only_what_was_asked_for(box: Box) -> None:
 @pytest.mark.parametrize(
     ("user", "expected"),
     [
-        (User(), "uid=0(root) gid=0(root)"),
-        (User(username="app"), "uid=7(app) gid=8(app) groups=9(extra)"),
-        (User(username="12:34"), "uid=12 gid=34"),
-        (User(username="app:root", group_add=("extra", "77")), "uid=7(app) gid=0(root) groups=9(extra),77"),
+        (User(), "uid=0(root) gid=0(root) groups=0(root)"),
+        (User(username="app"), "uid=7(app) gid=8(app) groups=8(app),9(extra)"),
+        (User(username="12:34"), "uid=12 gid=34 groups=34"),
+        (User(username="app:root", group_add=("extra", "77")), "uid=7(app) gid=0(root) groups=0(root),9(extra),77"),
     ],
 )
 async def test_users_are_looked_up_in_the_image(box: Box, user: User, expected: str) -> None:
     """Names, numbers, groups and --group-add, as Docker resolves them."""
-    assert (await box.run("id", user=user))[1].strip().replace(",8(app)", "").replace(
-        "8(app),", ""
-    ) == expected
+    assert (await box.run("id", user=user))[1].strip() == expected
 
 
 async def test_an_unknown_user_is_refused(box: Box) -> None:

@@ -67,7 +67,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 async def wait_until(check: Callable[[], bool], seconds: float = 10) -> None:
     """Wait for a condition, with a deadline."""
     async with asyncio.timeout(seconds):
-        while not check():  # noqa: ASYNC110: what is waited for is in the kernel
+        while not check():  # noqa: ASYNC110 - what is waited for is in the kernel
             await asyncio.sleep(0.01)
 
 
@@ -162,7 +162,7 @@ async def test_the_worker_goes_when_its_engine_is_killed(tmp_path: Path) -> None
         "asyncio.run(main())\n"
     )
     path = os.pathsep.join(sys.path)
-    with subprocess.Popen(  # noqa: ASYNC220: starting is quick, and nothing else runs
+    with subprocess.Popen(  # noqa: ASYNC220 - starting is quick, and nothing else runs
         [sys.executable, "-c", code], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
     ) as engine:
         assert engine.stdout is not None

@@ -8,10 +8,12 @@ from _socket import AF_UNIX, SOCK_STREAM, socket
 from time import monotonic, sleep
 
 from cais.cli.failure import Unreachable
+from cais.cli.program import MODULE, engine_command, engine_environment
 
-MODULE = "cais.daemon.main"
 PATIENCE_SECONDS = 15.0
 STEP_SECONDS = 0.02
+GRACE_SECONDS = 2.0
+"""How long the socket of an engine that won the race for the lock is waited for."""
 
 
 def start_engine(path: str) -> None:
@@ -34,21 +36,22 @@ def start_engine(path: str) -> None:
             return
         if not ended and os.waitpid(pid, os.WNOHANG)[0]:
             # lost the race for the lock: the winner's socket will still appear
-            ended, end = True, min(end, monotonic() + 2.0)
+            ended, end = True, min(end, monotonic() + GRACE_SECONDS)
         sleep(STEP_SECONDS)
     raise Unreachable(f"the engine did not start; the end of {log}:\n{_tail(log)}")
 
 
 def _spawn(log: str) -> int:
     """The engine in a session of its own, away from our terminal and our descriptors."""
-    command = [sys.executable, "-m", MODULE]
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, log, flags, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
-    return os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsid=True)
+    return os.posix_spawn(
+        sys.executable, engine_command(MODULE), engine_environment(), file_actions=actions, setsid=True
+    )
 
 
 def _answers(path: str) -> bool:

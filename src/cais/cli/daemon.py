@@ -6,18 +6,17 @@ import os
 import sys
 
 from cais.cli.flags import Command
+from cais.cli.program import engine_command, engine_environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cais.cli.flags import Flags
     from cais.cli.session import Session
 
-MODULE = "cais.daemon.main"
-
 
 def daemon(session: Session, flags: Flags) -> int:
     """Run the engine in this process; its flags are its own and go through unread."""
-    os.execv(sys.executable, [sys.executable, "-m", MODULE, *flags.args])
+    os.execve(sys.executable, [*engine_command(), *flags.args], engine_environment())
 
 
 DAEMON = Command(

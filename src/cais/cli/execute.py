@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from time import sleep
 
 from cais.cli.environment import parse_variable, read_lines, resolve_variable
 from cais.cli.flags import KINDS, Command
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from cais.cli.flags import Flags
     from cais.cli.session import Session
+
+
+EXIT_POLLS, POLL_SECONDS = 200, 0.005
 
 
 def execute(session: Session, flags: Flags) -> int:
@@ -52,7 +56,17 @@ def execute(session: Session, flags: Flags) -> int:
             return 1
     finally:
         signals.close()
-    return int(session.call("GET", f"{target}/json").get("ExitCode") or 0)
+    return _read_exit(session, target)
+
+
+def _read_exit(session: Session, target: str) -> int:
+    """The command's exit code. Its streams may end a moment before the engine knows it."""
+    for _ in range(EXIT_POLLS):
+        details = session.call("GET", f"{target}/json")
+        if not details.get("Running") and details.get("ExitCode") is not None:
+            return int(details["ExitCode"])
+        sleep(POLL_SECONDS)
+    return 0  # it closed its streams and goes on
 
 
 def make_exec_body(flags: Flags, outside: Mapping[str, str]) -> dict[str, Any]:

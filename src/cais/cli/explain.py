@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from cais.cli.session import Session
 
 
+WIDTH = 100
+
+
 def explain(session: Session, flags: Flags) -> int:
     """Show a container's namespaces, limits, capabilities, seccomp, mounts, layers and network."""
     answer = session.call("GET", f"/cais/containers/{escape(flags.args[0])}/explain")
@@ -46,14 +49,24 @@ def _title(name: str) -> str:
 
 def _lines(value: Any) -> list[str]:
     if isinstance(value, dict):
-        width = max((len(str(key)) for key in value), default=0)
-        return [f"  {key!s:<{width}}  {_short(item)}" for key, item in value.items()] or ["  none"]
+        left = max((len(str(key)) for key in value), default=0) + 4
+        return [
+            line for key, item in value.items() for line in _wrap(f"  {key!s:<{left - 2}}", _short(item))
+        ] or ["  none"]
     if value and all(isinstance(item, dict) for item in value):
         return _columns(value)
-    text = [_short(item) for item in value]
-    if sum(map(len, text)) < 200 and all(" " not in item for item in text):
-        return [f"  {' '.join(text)}" if text else "  none"]
-    return [f"  {item}" for item in text]
+    return _wrap("  ", " ".join(map(_short, value))) if value else ["  none"]
+
+
+def _wrap(head: str, text: str) -> list[str]:
+    """``head`` and ``text``, going on below the text where the screen ends; long words stay whole."""
+    lines, line = [], head
+    for word in text.split(" "):
+        if len(line) + len(word) > WIDTH and line.strip() and line != head:
+            lines.append(line.rstrip())
+            line = " " * len(head)
+        line += f"{word} "
+    return [*lines, line.rstrip()]
 
 
 def _columns(rows: list[dict[str, Any]]) -> list[str]:

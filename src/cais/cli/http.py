@@ -136,7 +136,10 @@ class Connection:
 
     def receive(self) -> bytes:
         """Some bytes; empty at the end."""
-        data: bytes = self.sock.recv(PIECE)
+        try:
+            data: bytes = self.sock.recv(PIECE)
+        except ConnectionResetError:
+            return b""
         return data
 
     def take_rest(self) -> bytes:

@@ -36,8 +36,8 @@ def info(session: Session, flags: Flags) -> int:
             f"Client:\n Version:    {__version__}\n Host:       {session.host.text}\n\nServer:\n"
         )
         sys.stdout.write(format_info(value) if value else "")
-    for text in (*errors, *(value.get("Warnings") or ())):
-        sys.stderr.write(f"{'ERROR: ' if text in errors else ''}{text}\n")
+    warnings = () if template else value.get("Warnings") or ()
+    sys.stderr.write("".join([*(f"ERROR: {text}\n" for text in errors), *(f"{text}\n" for text in warnings)]))
     return 1 if errors else 0
 
 

@@ -82,7 +82,7 @@ class Pump:
                 for number in self._signals.read():
                     self._on_signal(number)
             if ready.get(self._sock.fileno(), 0) & _END:
-                data = self._sock.recv(PIECE)
+                data = self._receive()
                 if not data:
                     return False
                 self._output.write(data)
@@ -90,6 +90,14 @@ class Pump:
                 self._flush()
             elif 0 in ready and self._take_input():
                 return True
+
+    def _receive(self) -> bytes:
+        try:
+            data: bytes = self._sock.recv(PIECE)
+        except ConnectionResetError:
+            # the engine closed while input of ours lay unread; all of its output has been read before this
+            return b""
+        return data
 
     def _wait(self) -> dict[int, int]:
         """What is ready, by descriptor. Input is not read while older input waits: that is back pressure."""

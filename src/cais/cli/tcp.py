@@ -21,9 +21,13 @@ def open_tcp(host: Host) -> TlsStream | socket.socket:
     name = name.strip("[]")
     try:
         sock = socket.create_connection((name, int(port)), CONNECT_SECONDS)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        stream = TlsStream(sock, host.tls, name) if host.tls else sock
-        sock.settimeout(None)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            stream = TlsStream(sock, host.tls, name) if host.tls else sock
+            sock.settimeout(None)
+        except BaseException:
+            sock.close()
+            raise
     except (OSError, ValueError) as error:
         raise Unreachable(f"Cannot connect to the Cais engine at {host.text}: {error}") from error
     return stream

@@ -1,5 +1,6 @@
 """`AsyncEngine`: a container engine over its socket, asynchronous."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Self, TypeVar, Unpack
@@ -8,7 +9,7 @@ from cais.client import calls, models
 from cais.client.aiochannel import AsyncChannel, Pieces, Wire, read_head, receive, send
 from cais.client.aioprocess import AsyncProcess
 from cais.client.channel import USUAL
-from cais.client.engine import EXEC_POLLS, TIMEOUT_SECONDS
+from cais.client.engine import EXEC_POLLS, POLL_SECONDS, TIMEOUT_SECONDS
 from cais.client.options import ContainerOptions, ExecOptions
 from cais.client.protocol import Call, Exchange
 from cais.client.target import Tls, parse_target
@@ -197,6 +198,7 @@ class AsyncContainer:
                 details = await self._channel.call(calls.exec_inspect(identity))
                 if details.exit_code is not None and not details.running:
                     return details.exit_code
+                await asyncio.sleep(POLL_SECONDS)
             raise Unavailable(f"the engine does not know the exit code of {identity}")
 
         stdin = options.get("stdin", False)

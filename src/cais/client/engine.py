@@ -1,5 +1,6 @@
 """`Engine`: a container engine over its socket, synchronous."""
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, Self, TypeVar, Unpack
@@ -14,7 +15,7 @@ from cais.errors import Unavailable
 
 T = TypeVar("T")
 TIMEOUT_SECONDS = 60.0
-EXEC_POLLS = 50
+EXEC_POLLS, POLL_SECONDS = 200, 0.005
 
 
 class Engine:
@@ -203,6 +204,7 @@ class Container:
                 details = self._channel.call(calls.exec_inspect(identity))
                 if details.exit_code is not None and not details.running:
                     return details.exit_code
+                time.sleep(POLL_SECONDS)
             raise Unavailable(f"the engine does not know the exit code of {identity}")
 
         return Process(identity, stream, wait, stdin=options.get("stdin", False), tty=tty, drained=True)

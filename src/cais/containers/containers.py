@@ -347,6 +347,10 @@ class Containers:
         """Prepare an exec; its id. Raises Conflict, Invalid."""
         return self._execs.create(self._fleet.find(text), text, config)
 
+    def exec_check(self, id: str) -> Exec:
+        """The exec, if it can be started now. Raises NotFound, Conflict."""
+        return self._execs.check(id)
+
     async def exec_start(
         self, id: str, *, detach: bool = False, console_size: tuple[int, int] | None = None
     ) -> socket.socket | None:

@@ -5,6 +5,7 @@ import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
@@ -17,6 +18,7 @@ from cais.errors import Invalid, NotFound, Unsupported
 from cais.images.image import Image
 from cais.spec.container import ContainerConfig, CreateRequest, HostConfig, NetworkingConfig
 from cais.spec.platform import Platform
+from cais.spec.runtimespec import RootMount
 from cais.volumes.local import check_volume
 
 
@@ -35,6 +37,7 @@ class Creator:
     def __init__(self, rooms: Rooms, fleet: Fleet) -> None:
         self._rooms = rooms
         self._fleet = fleet
+        self._filling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def create(self, wish: Wish) -> tuple[Live, list[str]]:
         """The new container and warnings. Raises Invalid, NotFound, AlreadyExists; then nothing is left."""
@@ -47,8 +50,12 @@ class Creator:
         if not config.image:
             raise Invalid("config cannot be empty in order to create a container")
         image = await self._rooms.images.resolve(config.image, platform=wish.platform)
-        record = self._plan(config, host, wish.request.networking_config, image)
-        self._check_world(record)
+        try:
+            record = self._plan(config, host, wish.request.networking_config, image)
+            self._check_world(record)
+        except NotFound as error:
+            # Not found is the image alone: the docker CLI answers that by pulling it and trying again.
+            raise Invalid(str(error)) from error
         # From here until the record names it, somebody could remove the image's last name.
         async with self._rooms.images.acquire(image):
             return await self._make(name, record, image), warnings
@@ -129,14 +136,28 @@ class Creator:
             undo.callback(self._rooms.snapshots.remove, record.id)
             mounts: list[MountPoint] = []
             for point in record.mounts:
-                mounts.append(await self._make_volume(point, undo))
+                mounts.append(self._make_volume(point, record.id, undo))
             for point in mounts:
-                if point.type == "volume" and point.copy_up and self._rooms.volumes.is_empty(point.name):
-                    await asyncio.to_thread(self._rooms.volumes.fill, point.name, root, point.destination)
+                await self._fill(point, root)
             live = self._fleet.add(replace(record, name=name, lowers=lowers, mounts=tuple(mounts)))
             undo.pop_all()
         self._fleet.publish(live, "create")
         return live
+
+    async def _fill(self, point: MountPoint, root: RootMount) -> None:
+        """Give an empty volume what the image has at its place; one filling of a volume at a time."""
+        volumes = self._rooms.volumes
+        if point.type != "volume" or not point.copy_up or not volumes.is_empty(point.name):
+            return
+        lock = self._filling.setdefault(point.name, asyncio.Lock())
+        async with lock:
+            if not self._fleet.volume_users(point.name):
+                await asyncio.to_thread(volumes.prepare_fill, point.name, root, point.destination)
+                # Who was made meanwhile may have it mounted by now: then its folder must stay.
+                if not self._fleet.volume_users(point.name):
+                    volumes.commit_fill(point.name)
+                    return
+            await asyncio.to_thread(volumes.fill_in_place, point.name, root, point.destination)
 
     def _reserve(self, name: str, id: str) -> str:
         if not name:
@@ -146,14 +167,18 @@ class Creator:
         self._fleet.reserve(name, id)
         return name
 
-    async def _make_volume(self, point: MountPoint, undo: ExitStack) -> MountPoint:
+    def _make_volume(self, point: MountPoint, id: str, undo: ExitStack) -> MountPoint:
         """A volume of that name; a new one goes again when the container cannot be made."""
         if point.type != "volume":
             return point
         volumes = self._rooms.volumes
         known = bool(point.name) and volumes.find(point.name) is not None
         volume = volumes.create(
-            point.name, driver=point.driver, labels=point.labels, options=point.driver_options
+            point.name,
+            driver=point.driver,
+            labels=point.labels,
+            options=point.driver_options,
+            owner=id if point.anonymous else "",
         )
         if not known:
             undo.callback(volumes.remove, volume.name, (), force=True)

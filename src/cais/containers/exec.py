@@ -68,17 +68,24 @@ class Execs:
             raise NotFound(f"No such exec instance: {id}")
         return found
 
+    def check(self, id: str) -> Exec:
+        """The exec, if it can be started now. Raises NotFound; Conflict when it ran already or its container does
+        not."""
+        found = self.inspect(id)
+        live = self._fleet.find(found.container_id)
+        self._check_active(live, live.id)
+        if found.started:
+            state = "is already running" if found.running else "has already run"
+            raise Conflict(f"exec command {id} {state}")
+        return found
+
     async def start(
         self, id: str, *, detach: bool = False, console_size: tuple[int, int] | None = None
     ) -> socket.socket | None:
         """Run it. Returns the connection to its streams, which the caller closes; ``None`` when detached. Raises
         Conflict when it ran already or the container does not, TaskFailed."""
-        found = self.inspect(id)
+        found = self.check(id)
         live = self._fleet.find(found.container_id)
-        self._check_active(live, live.id)
-        if found.started:
-            why = "is already running" if found.running else "has already run"
-            raise Conflict(f"exec command {id} {why}")
         found.started = found.running = True
         self._publish(live, "exec_start", found)
         config = found.config

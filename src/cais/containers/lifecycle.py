@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from cais.containers import restart as policy
 from cais.containers.fleet import Ended, Fleet, Live
-from cais.containers.record import EXITED, PAUSED, RESTARTING, RUNNING, Record
+from cais.containers.record import EXITED, PAUSED, REMOVING, RESTARTING, RUNNING, Record
 from cais.containers.services import Rooms
 from cais.containers.signals import parse_signal
 from cais.containers.start import Starter
@@ -323,19 +323,24 @@ class Lifecycle:
     async def _remove(self, live: Live, volumes: bool) -> None:
         if live.teardown:
             await asyncio.wait((live.teardown,))
-        # The folder first: one without a record is swept up by the next engine, a record without one is a puzzle.
-        self._rooms.snapshots.remove(live.id)
+        self._part_with_volumes(live, volumes)
+        # The record first: a folder without one is swept up by the next engine, a record without one would stay.
         self._fleet.forget(live)
-        if volumes:
-            self._remove_volumes(live.record)
+        self._rooms.snapshots.remove(live.id)
         self._fleet.publish(live, "destroy")
         live.wake_removed((live.state.exit_code, live.state.error))
 
-    def _remove_volumes(self, record: Record) -> None:
-        """The anonymous ones, unless somebody else has them (``--volumes-from``)."""
-        for point in record.mounts:
-            if point.type == "volume" and point.anonymous and not self._fleet.volume_users(point.name):
-                self._rooms.volumes.remove(point.name, (), force=True)
+    def _part_with_volumes(self, live: Live, remove: bool) -> None:
+        """Its anonymous volumes go or are nobody's from now on, unless somebody else has them (``--volumes-from``)."""
+        names = [point.name for point in live.record.mounts if point.type == "volume" and point.anonymous]
+        if names and remove:
+            # If we are killed in the middle, the next engine goes on with it.
+            self._fleet.save(live, replace(live.record, state=replace(live.state, status=REMOVING)))
+        for name in names:
+            if not remove:
+                self._rooms.volumes.disown(name)
+            elif self._fleet.volume_users(name) == [live.id]:
+                self._rooms.volumes.remove(name, (), force=True)
 
     async def rename(self, live: Live, name: str) -> None:
         """Give it another name, already checked. Raises AlreadyExists, Invalid."""

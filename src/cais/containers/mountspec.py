@@ -127,6 +127,9 @@ def _check_target(target: str) -> None:
         raise Invalid("invalid specification: destination can't be '/'")
     if not target.startswith("/"):
         raise Invalid(f"invalid mount path: '{target}' mount path must be absolute")
+    if clean(target) == "/proc":
+        # A false procfs could swallow what is written to /proc/self/attr (CVE-2019-16884).
+        raise Invalid(f"invalid mount path: '{target}' cannot be replaced")
     if "\0" in target:
         raise Invalid("invalid mount path: it has a null byte")
 

@@ -9,7 +9,7 @@ from cais.containers import capabilities, limits, ports
 from cais.containers.limits import Machine
 from cais.containers.mountspec import clean
 from cais.containers.signals import parse_signal
-from cais.errors import Invalid
+from cais.errors import Invalid, Unsupported
 from cais.spec.container import ContainerConfig, HostConfig, NetworkingConfig, RestartPolicy
 from cais.spec.seccomp import parse_profile
 
@@ -25,11 +25,15 @@ PLAIN_SECCOMP = ("", "unconfined", "builtin", "default")
 
 _HOSTNAME_LIMIT = 64
 _MILLISECOND = 1_000_000
-_LOG_OPTIONS = {
-    "json-file": {"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag"},
-    "local": {"max-size", "max-file", "compress", "mode", "max-buffer-size"},
-    "none": set[str](),
-}
+_LOG_OPTIONS = ("max-size", "max-file")
+_LOG_DEFAULTS = {"compress": "false", "mode": "blocking"}
+"""Options of Docker's that may be said as long as they say what is so anyway."""
+
+_LOG_FOREIGN = frozenset(
+    ("compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode", "max-buffer-size")
+)
+"""Options of Docker's that this engine does not have."""
+
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgtp]?)i?b?", re.ASCII | re.IGNORECASE)
 _IPC_SYSCTLS = frozenset(
     "kernel." + name
@@ -268,13 +272,15 @@ def _check_sysctls(host: HostConfig) -> None:
 
 
 def check_log(driver: str, options: dict[str, str]) -> None:
-    """Raises Invalid."""
+    """Raises Invalid; Unsupported for options of Docker's that would have no effect."""
     if driver and driver not in LOG_DRIVERS:
         raise Invalid(f"logger: no log driver named '{driver}' is registered")
-    known = _LOG_OPTIONS[driver or "json-file"]
-    for key in options:
-        if key not in known:
-            raise Invalid(f"unknown log opt '{key}' for {driver or 'json-file'} log driver")
+    for key, value in options.items():
+        if _LOG_DEFAULTS.get(key) == value or (key in _LOG_OPTIONS and driver != "none"):
+            continue
+        if key in _LOG_FOREIGN:
+            raise Unsupported(f"log opt '{key}' is not supported")
+        raise Invalid(f"unknown log opt '{key}' for {driver or 'json-file'} log driver")
     if "max-size" in options:
         parse_size(options["max-size"])
     files = options.get("max-file", "1")

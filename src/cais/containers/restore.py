@@ -8,7 +8,7 @@ from cais.containers import restart as policy
 from cais.containers.exec import Execs
 from cais.containers.fleet import Fleet, Live
 from cais.containers.lifecycle import Lifecycle
-from cais.containers.record import CREATED, EXITED, PAUSED, RUNNING
+from cais.containers.record import CREATED, EXITED, PAUSED, REMOVING, RUNNING
 from cais.containers.services import Rooms
 from cais.runtime.base import TaskExit, TaskState
 
@@ -39,6 +39,7 @@ class Restorer:
         for task in tasks.values():
             await self._place(task)
         self._sweep()
+        self._rooms.volumes.sweep(lambda id: self._fleet.get(id) is not None)
         for live in self._fleet:
             self._start_by_policy(live)
 
@@ -103,6 +104,9 @@ class Restorer:
     def _start_by_policy(self, live: Live) -> None:
         state, host = live.state, live.record.host
         if state.running:
+            return
+        if state.status == REMOVING:
+            self._fleet.spawn(self._life.remove(live, volumes=True), f"removal of {live.id}")
             return
         if not state.started_ns:
             return

@@ -21,6 +21,7 @@ from cais.store.layers.layers import Layers
 from cais.store.metadata import Metadata
 from cais.store.snapshots.base import Trash
 from cais.store.snapshots.choose import open_snapshots
+from cais.store.snapshots.overlay import Overlay
 from cais.store.workers import Workers
 from cais.volumes.local import Volumes
 
@@ -78,7 +79,8 @@ async def _build(config: Config, stack: AsyncExitStack) -> Services:
     )
     stack.push_async_callback(containers.shutdown)
     await containers.restore()
-    facts = find_facts(config, cgroups, storage_driver="overlayfs")
+    driver_name = "overlayfs" if isinstance(snapshots, Overlay) else "native"
+    facts = find_facts(config, cgroups, storage_driver=driver_name)
     cleaner = asyncio.create_task(_clean(images, trash))
     stack.push_async_callback(_cancel, cleaner)
     return Services(

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import uvloop
 
@@ -21,6 +22,7 @@ from cais.daemon.lock import locked, pid_file
 from cais.daemon.notify import notify
 from cais.daemon.options import OPTIONS
 from cais.daemon.settings import load_config
+from cais.daemon.tls import TlsConnection
 from cais.errors import CaisError
 
 log = logging.getLogger("cais")
@@ -117,13 +119,16 @@ async def listening(engine: Engine, doors: Sequence[Door]) -> AsyncIterator[None
             max_line_size=HEADER_LIMIT,
             max_field_size=HEADER_LIMIT,
             auto_decompress=False,
-            tcp_keepalive=door.is_tcp,
+            tcp_keepalive=door.is_tcp and door.tls is None,
             lingering_time=0,
         )
+        serve: Callable[[], asyncio.Protocol] = listener
+        if door.tls is not None:
+            serve = functools.partial(TlsConnection, door.tls, listener)
         if door.is_tcp:
-            server = await loop.create_server(listener, sock=door.socket, ssl=door.tls)
+            server = await loop.create_server(serve, sock=door.socket)
         else:
-            server = await loop.create_unix_server(listener, sock=door.socket)
+            server = await loop.create_unix_server(serve, sock=door.socket)
         servers.append((server, listener))
     try:
         yield

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -24,6 +24,17 @@ from cais.store.metadata import ImageName, Metadata
 NAMELESS = "@"
 """First character of the database's names for images that have none."""
 _HEX = frozenset("0123456789abcdef")
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """What must be known of an image to remove it; of one whose blobs are damaged ``diff_ids`` are empty."""
+
+    id: Digest
+    names: tuple[str, ...]
+    parent: str
+    labels: dict[str, str]
+    diff_ids: tuple[Digest, ...]
 
 
 class Catalog:
@@ -65,6 +76,7 @@ class Catalog:
             rows = self.targets()
             mine = rows.get(target.digest, [])
             created = min([row.created_ns for row in mine], default=now)
+            used = max([row.used_ns for row in mine], default=0)
             known_parent = parent or next((row.parent for row in mine if row.parent), "")
             wanted = list(names)
             if not wanted and not mine:
@@ -75,7 +87,7 @@ class Catalog:
                     moved.append(name)
                     self._drop(old, rows)
                 row = ImageName(
-                    name, target.digest, target.media_type, target.size, created, now, 0, known_parent
+                    name, target.digest, target.media_type, target.size, created, now, used, known_parent
                 )
                 self._metadata.set_image(row)
             if any(not row.startswith(NAMELESS) for row in wanted):
@@ -165,6 +177,17 @@ class Catalog:
             wanted = f" for platform {platform}" if platform else ""
             raise NotFound(f"image {_show(rows[0])} has no content{wanted} on this machine")
         return self._image(rows, target, platforms, chosen)
+
+    def victim(self, digest: Digest) -> Victim:
+        """The image ``digest`` as something to remove, which must work for damaged ones too."""
+        rows = self._metadata.list_names(digest)
+        names = tuple(row.name for row in rows if not row.name.startswith(NAMELESS))
+        parent = next((row.parent for row in rows if row.parent), "")
+        try:
+            config = self.get(digest).config
+        except CaisError:
+            return Victim(digest, names, parent, {}, ())
+        return Victim(digest, names, parent, config.config.labels, config.rootfs.diff_ids)
 
     def list_images(self) -> list[Image]:
         """Every image, newest first; images whose blobs are damaged are left out."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from cais.errors import CaisError, Invalid, NotFound
 from cais.events import Bus
 from cais.images.bootstrap import PATH, open_root, parse_base, read_host_suite
-from cais.images.catalog import Catalog
+from cais.images.catalog import Catalog, Victim
 from cais.images.filters import filter_images
 from cais.images.image import Deleted, HistoryEntry, Image, LoadEvent, Untagged
 from cais.images.importer import ImportOptions, make_image, make_options, store_layer
@@ -127,49 +127,40 @@ class Images:
         that stays keeps the layers it stands on. ``no_prune`` spares the images that this one was committed
         from.
         """
-        image = self._catalog.resolve(name_or_id)
-        situation = self._situation(image, in_use, running)
+        victim = self._catalog.victim(self._catalog.find_id(name_or_id))
+        users = tuple(User(container, running(container)) for container in in_use(victim.id))
+        situation = Situation(victim.id, victim.names, users, bool(self._catalog.children(victim.id)))
         plan = plan_removal(name_or_id, situation, force=force)
-        self._catalog.drop_names(image.id, plan.names, keep=not plan.delete)
-        labels = image.config.config.labels
+        self._catalog.drop_names(victim.id, plan.names, keep=not plan.delete)
         done: list[Untagged | Deleted] = []
         for name in plan.names:
             done.append(Untagged(parse_reference(name).familiar()))
-            self._catalog.publish("untag", image.id, image.id, labels)
+            self._catalog.publish("untag", victim.id, victim.id, victim.labels)
         if not plan.delete:
             return done
-        self._catalog.publish("delete", image.id, image.id, labels)
-        gone = [image]
-        if not no_prune:
-            gone += self._prune_parents(image.parent, in_use)
+        self._catalog.publish("delete", victim.id, victim.id, victim.labels)
+        gone = [victim, *(() if no_prune else self._prune_parents(victim.parent, in_use))]
         removed = await self.collect()
         for one in gone:
             done.append(Deleted(one.id))
-            chain = chain_ids(one.diff_ids)
-            pairs = zip(one.diff_ids[::-1], chain[::-1], strict=True)
+            pairs = reversed(list(zip(one.diff_ids, chain_ids(one.diff_ids), strict=True)))
             done += [Deleted(chain_id) for diff_id, chain_id in pairs if removed & {diff_id, chain_id}]
         return done
 
-    def _situation(
-        self, image: Image, in_use: Callable[[Digest], Sequence[str]], running: Callable[[str], bool]
-    ) -> Situation:
-        users = tuple(User(container, running(container)) for container in in_use(image.id))
-        return Situation(image.id, image.names, users, bool(self._catalog.children(image.id)))
-
-    def _prune_parents(self, parent: str, in_use: Callable[[Digest], Sequence[str]]) -> Sequence[Image]:
+    def _prune_parents(self, parent: str, in_use: Callable[[Digest], Sequence[str]]) -> Sequence[Victim]:
         """Forget the nameless images that ``parent`` and its parents are, as long as nothing needs them."""
-        gone: list[Image] = []
+        gone: list[Victim] = []
         while parent:
             try:
-                image = self._catalog.resolve(parent)
+                victim = self._catalog.victim(self._catalog.find_id(parent))
             except (NotFound, Invalid):
                 break
-            if image.names or self._catalog.children(image.id) or in_use(image.id):
+            if victim.names or self._catalog.children(victim.id) or in_use(victim.id):
                 break
-            self._catalog.drop_names(image.id, (), keep=False)
-            self._catalog.publish("delete", image.id, image.id, image.config.config.labels)
-            gone.append(image)
-            parent = image.parent
+            self._catalog.drop_names(victim.id, (), keep=False)
+            self._catalog.publish("delete", victim.id, victim.id, victim.labels)
+            gone.append(victim)
+            parent = victim.parent
         return gone
 
     # In

@@ -15,6 +15,8 @@ MAX_DEPTH = 4
 MAX_MANIFESTS = 1024
 DOCUMENT_LIMIT = 4 << 20
 """Bytes of one manifest, index or configuration (what registries accept)."""
+MAX_LAYERS = 125
+"""Docker's own limit; with helper folders for implied parents it stays well below the kernel's 500."""
 _REFERENCE_TYPE = "vnd.docker.reference.type"
 
 
@@ -60,6 +62,8 @@ def check_complete(content: Content, image: PlatformImage) -> ImageConfig:
             f"invalid image {image.descriptor.digest}: {len(manifest.layers)} layers "
             f"but {len(config.rootfs.diff_ids)} diff_ids"
         )
+    if len(manifest.layers) > MAX_LAYERS:
+        raise Invalid(f"max depth exceeded: {len(manifest.layers)} layers, {MAX_LAYERS} are possible")
     for layer in manifest.layers:
         if not content.has(layer.digest):
             raise NotFound(f"layer {layer.digest} is missing")

@@ -7,8 +7,9 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
-import pyseccomp
-
+from cais.errors import Unsupported
+from cais.linux import libseccomp as lib
+from cais.linux.libseccomp import Comparison, LibFilter, Libseccomp
 from cais.linux.seccomp_stub import NEWER, X32_BIT, Section, make_head
 from cais.spec.seccomp import (
     MACHINES,
@@ -27,19 +28,19 @@ MAX_INSTRUCTIONS = 4096
 ENOSYS = 38
 
 _ACTIONS = {
-    "SCMP_ACT_KILL": pyseccomp.KILL_THREAD,
-    "SCMP_ACT_KILL_THREAD": pyseccomp.KILL_THREAD,
-    "SCMP_ACT_KILL_PROCESS": pyseccomp.KILL_PROCESS,
-    "SCMP_ACT_TRAP": pyseccomp.TRAP,
-    "SCMP_ACT_ALLOW": pyseccomp.ALLOW,
-    "SCMP_ACT_LOG": pyseccomp.LOG,
+    "SCMP_ACT_KILL": lib.KILL_THREAD,
+    "SCMP_ACT_KILL_THREAD": lib.KILL_THREAD,
+    "SCMP_ACT_KILL_PROCESS": lib.KILL_PROCESS,
+    "SCMP_ACT_TRAP": lib.TRAP,
+    "SCMP_ACT_ALLOW": lib.ALLOW,
+    "SCMP_ACT_LOG": lib.LOG,
 }
 
 
 def compile_profile(profile: Profile, caps: Collection[str], cache_dir: Path) -> bytes:
     """The program for a container with the bounding capabilities ``caps`` on this machine, from
-    ``cache_dir`` when it was compiled before. ``Invalid`` for a machine we do not know, OSError for what
-    libseccomp refuses, naming the call."""
+    ``cache_dir`` when it was compiled before. ``Invalid`` for a machine we do not know, ``Unsupported``
+    without libseccomp, OSError for what libseccomp refuses, naming the call."""
     uname = os.uname()
     chosen = select_rules(profile, caps, parse_machine(uname.machine, uname.release))
     key = hashlib.sha256(f"{FORMAT} {uname.machine} {chosen!r}".encode()).hexdigest()
@@ -74,30 +75,26 @@ def _write_cached(path: Path, program: bytes) -> None:
 
 def compile_filter(chosen: Filter, native: str) -> bytes:
     """The program of a filter; ``native`` is this machine's architecture."""
+    library = Libseccomp()
     default = _action(chosen.default_action, chosen.default_errno)
-    libseccomp = pyseccomp.SyscallFilter(default)
-    for name in chosen.architectures:
-        _add_architecture(libseccomp, name, native)
-    if sum(len(rule.names) for rule in chosen.rules) > 32:
-        with contextlib.suppress(OSError):
-            # A binary tree over the call numbers instead of a list; libseccomp below 2.5 has none, and
-            # 2.5.4 makes a wrong one of an empty list.
-            libseccomp.set_attr(pyseccomp.Attr.CTL_OPTIMIZE, 2)
     unknown: dict[str, int] = {}
-    for rule in chosen.rules:
-        action = _action(rule.action, rule.errno)
-        if action == default:
-            continue  # libseccomp refuses rules that change nothing.
-        for name in rule.names:
-            if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) == -1:
-                _note_unknown(unknown, name, rule, action)
-            else:
-                _add_rule(libseccomp, name, rule, action)
-    head = make_head(_sections(chosen, native, unknown))
-    with os.fdopen(os.memfd_create("seccomp"), "w+b") as file:
-        libseccomp.export_bpf(file)
-        file.seek(0)
-        program = head + file.read()
+    with library.open_filter(default) as made:
+        for name in chosen.architectures:
+            if name != native:
+                made.add_architecture(_token(name))
+        if sum(len(rule.names) for rule in chosen.rules) > 32:
+            made.optimize()  # Not for short ones: libseccomp 2.5.4 makes a wrong tree of an empty list.
+        for rule in chosen.rules:
+            action = _action(rule.action, rule.errno)
+            if action == default:
+                continue  # libseccomp refuses rules that change nothing.
+            for name in rule.names:
+                call = library.find_call(name)
+                if call == lib.NO_CALL:
+                    _note_unknown(unknown, name, rule, action)
+                else:
+                    _add_rule(made, (name, call), rule, action)
+        program = make_head(_sections(library, chosen, native, unknown)) + made.export()
     if len(program) > 8 * MAX_INSTRUCTIONS:
         raise OSError(
             f"seccomp profile is too long: {len(program) // 8} instructions, {MAX_INSTRUCTIONS} are allowed"
@@ -108,20 +105,17 @@ def compile_filter(chosen: Filter, native: str) -> bytes:
 def _action(action: str, errno: int | None) -> int:
     number = 1 if errno is None else errno
     if action == "SCMP_ACT_ERRNO":
-        return int(pyseccomp.ERRNO(number))
+        return lib.errno_action(number)
     if action == "SCMP_ACT_TRACE":
-        return int(pyseccomp.TRACE(number))
-    return int(_ACTIONS[action])
+        return lib.trace_action(number)
+    return _ACTIONS[action]
 
 
-def _add_architecture(libseccomp: pyseccomp.SyscallFilter, name: str, native: str) -> None:
-    if name == native:
-        return
-    token = getattr(pyseccomp.Arch, name.removeprefix("SCMP_ARCH_"), None)
-    if token is None:
-        raise OSError(f"seccomp profile: libseccomp does not support {name} on this machine")
-    with contextlib.suppress(FileExistsError):
-        libseccomp.add_arch(token)
+def _token(architecture: str) -> int:
+    try:
+        return lib.ARCHITECTURES[architecture.removeprefix("SCMP_ARCH_")]
+    except KeyError:
+        raise Unsupported(f"seccomp profile: unknown architecture: {architecture}") from None
 
 
 def _note_unknown(unknown: dict[str, int], name: str, rule: Rule, action: int) -> None:
@@ -131,31 +125,29 @@ def _note_unknown(unknown: dict[str, int], name: str, rule: Rule, action: int) -
         unknown.setdefault(name, action)
 
 
-def _add_rule(libseccomp: pyseccomp.SyscallFilter, name: str, rule: Rule, action: int) -> None:
-    conditions = [_condition(each) for each in rule.conditions]
+def _add_rule(made: LibFilter, call: tuple[str, int], rule: Rule, action: int) -> None:
+    comparisons = [_comparison(each) for each in rule.conditions]
     indexes = [each.index for each in rule.conditions]
     # Several comparisons of one argument mean "any of them", as in the profiles of old: a rule each.
-    rows = [[each] for each in conditions] if len(set(indexes)) < len(indexes) else [conditions]
+    rows = [[each] for each in comparisons] if len(set(indexes)) < len(indexes) else [comparisons]
     for row in rows:
-        try:
-            libseccomp.add_rule(action, name, *row)
-        except OSError as error:
-            raise OSError(error.errno, f"{error.strerror}: seccomp filter rule for syscall {name}") from error
+        made.add_rule(action, call[1], row, f"rule for syscall {call[0]}")
 
 
-def _condition(condition: Condition) -> pyseccomp.Arg:
-    operator = getattr(pyseccomp, condition.operator.removeprefix("SCMP_CMP_"))
-    return pyseccomp.Arg(condition.index, operator, condition.value, condition.value_two)
+def _comparison(condition: Condition) -> Comparison:
+    operator = lib.COMPARE[condition.operator.removeprefix("SCMP_CMP_")]
+    return condition.index, operator, condition.value, condition.value_two
 
 
-def _sections(chosen: Filter, native: str, unknown: dict[str, int]) -> dict[str, Section]:
+def _sections(
+    library: Libseccomp, chosen: Filter, native: str, unknown: dict[str, int]
+) -> dict[str, Section]:
     """The program's head for each architecture: from the highest call libseccomp knows upwards."""
     names = {name for rule in chosen.rules for name in rule.names}
     stubborn = chosen.default_action in PERMISSIVE or chosen.default_errno == ENOSYS
     sections = {}
     for arch in dict.fromkeys((native, *chosen.architectures)):
-        token = getattr(pyseccomp.Arch, arch.removeprefix("SCMP_ARCH_"), pyseccomp.Arch.NATIVE)
-        numbers = [pyseccomp.resolve_syscall(token, name) for name in names]
+        numbers = [library.find_call(name, _token(arch)) for name in names]
         known = max((number & ~X32_BIT for number in numbers if number >= 0), default=0)
         verdicts = {NEWER[name]: action for name, action in unknown.items()}
         if not known and not verdicts:

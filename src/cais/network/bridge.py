@@ -40,8 +40,12 @@ class Bridge:
         self._ports = Ports()
         self._pool = Pool(config.netns_pool, self._build_next, self._discard)
         self._live: dict[str, Endpoint] = {}
+        # Every veth of ours is in one of the two, from before it is made until it is seen to be gone.
+        self._interfaces: set[str] = set()
         self._doomed: set[str] = set()
         self._sweeper: asyncio.Task[None] | None = None
+        self._restored = False
+        self._closed = False
         self.warnings: list[str] = []
 
     async def attach(self, request: EndpointRequest) -> tuple[Endpoint, int]:
@@ -87,18 +91,23 @@ class Bridge:
             self._adopt(endpoint)
         if self._rules:
             self._rules.restore(self._live.values())
-        kept = {endpoint.interface for endpoint in self._live.values()} | self._pool.interfaces()
-        await self._wires.delete_ports(await self._wires.list_ports() - kept)
+        there = await self._wires.list_ports()
+        await self._wires.delete_ports(there - self._interfaces - self._doomed)
+        self._restored = True
         self._pool.fill()
 
     async def stop(self) -> None:
         """Pool drained; with no endpoint left bridge and rules go too, and forwarding is as we found it."""
+        if self._closed:
+            return
+        self._closed = True
         await self._pool.drain()
         if self._sweeper is not None:
             self._sweeper.cancel()
-        await self._wires.delete_ports(self._doomed)
+        await self._wires.delete_ports(set(self._doomed))
         self._ports.release([port for endpoint in self._live.values() for port in endpoint.ports])
-        if not self._live:
+        # An engine that fails before ``restore`` does not know yet who lives.
+        if self._restored and not self._live:
             await self._dismantle()
         if self._rules:
             self._rules.close()
@@ -132,9 +141,8 @@ class Bridge:
     async def find_leaks(self) -> list[str]:
         """Interfaces on the bridge and published ports that belong to no endpoint."""
         there = await self._wires.list_ports()
-        # known of after the look: what was made meanwhile has been heard of by now
-        known = {each.interface for each in self._live.values()} | self._pool.interfaces() | self._doomed
-        strays = sorted(there - known)
+        # Known of after the look: what was made meanwhile has been heard of by now.
+        strays = sorted(there - self._interfaces - self._doomed)
         ports = self._rules.list_strays() if self._rules else []
         return [f"interface {name}" for name in strays] + ports
 
@@ -212,6 +220,7 @@ class Bridge:
         """A live endpoint stays as it is even if its address or ports were taken meanwhile; but then we say
         so."""
         self._live[endpoint.endpoint_id] = endpoint
+        self._interfaces.add(endpoint.interface)
         address = IPv4Address(endpoint.address)
         try:
             self._addresses.reserve(address)
@@ -243,15 +252,18 @@ class Bridge:
 
     async def _build(self, address: IPv4Address, mac: str) -> Ready:
         name = f"veth{secrets.token_hex(4)[:7]}"
+        self._interfaces.add(name)
         try:
             return await self._wires.build(name, address, mac or make_mac(address))
         except BaseException:
+            self._doom(name)
             self._addresses.release(address)
             raise
 
     def _discard(self, ready: Ready) -> None:
         # The kernel takes namespace and veth apart in its own time.
         os.close(ready.netns)
+        self._doom(ready.interface)
         self._addresses.release(ready.address)
 
     def _discard_result(self, task: asyncio.Task[Ready]) -> None:
@@ -259,6 +271,7 @@ class Bridge:
             self._discard(task.result())
 
     def _doom(self, interface: str) -> None:
+        self._interfaces.discard(interface)
         self._doomed.add(interface)
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
@@ -268,9 +281,9 @@ class Bridge:
             while self._doomed:
                 young = set(self._doomed)
                 await asyncio.sleep(_SWEEP_SECONDS)
+                await self._wires.delete_ports(young)
                 # What was doomed meanwhile gets a full turn to go by itself.
                 self._doomed -= young
-                await self._wires.delete_ports(young)
         except OSError as error:
             _log.warning("interfaces of ended containers are left: %s", error)
         finally:

@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Iterable
 
-from cais.errors import Unsupported
+from cais.errors import Invalid
 from cais.network.base import Endpoint, EndpointRequest, Identity, NetworkInfo
 
 
@@ -19,7 +19,7 @@ class Plain:
     async def attach(self, request: EndpointRequest) -> tuple[Endpoint, int]:
         """See ``Driver.attach``; the descriptor is always -1. Docker too ignores ports on these networks."""
         if request.address or request.mac:
-            raise Unsupported(f"the network {self._name} has no addresses of its own")
+            raise Invalid(f"conflicting options: the network {self._name} has no addresses of its own")
         endpoint = Endpoint(self._name, self._identity.id, secrets.token_hex(32), request.container_id)
         self._live[endpoint.endpoint_id] = endpoint
         return endpoint, -1

@@ -78,10 +78,6 @@ class Pool:
             self._store.remove(ready)
             self._discard(ready)
 
-    def interfaces(self) -> set[str]:
-        """Host ends of what is in store."""
-        return {ready.interface for ready in self._store}
-
     def counts(self) -> PoolCounts:
         """How well the store serves."""
         return PoolCounts(len(self._store), self._hits, self._misses)

@@ -84,7 +84,11 @@ class Rules:
         wanted = self._firewall.list_elements(self._published.values())
         lines = []
         for where, elements in wanted.items():
-            there = set(nft.list_elements(self._netlink, where))
+            try:
+                there = set(nft.list_elements(self._netlink, where))
+            except FileNotFoundError:
+                lines.append(f"{where.name}: the map is missing")
+                continue
             lines += [f"{where.name}: {key.hex()} leads nowhere" for key, _ in sorted(there - set(elements))]
             lines += [f"{where.name}: {key.hex()} is missing" for key, _ in sorted(set(elements) - there)]
         return lines

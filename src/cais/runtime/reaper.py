@@ -1,8 +1,11 @@
-"""The process 1 of ``--init``: no binary in the image, the init itself stays."""
+"""The process 1 of ``--init``: no binary in the image, a program made on the spot."""
 
 import os
 import signal
 import socket
+from contextlib import suppress
+
+from cais.linux.initprogram import make_program, open_program
 
 
 def become_reaper(sync: socket.socket, *, terminal: bool) -> None:
@@ -11,17 +14,29 @@ def become_reaper(sync: socket.socket, *, terminal: bool) -> None:
 
     Returns in the child. The parent never returns; it has the container's own rights by now.
     """
+    # Before the fork: a program that ends at once must not be missed.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     pid = os.fork()
     if not pid:
         if terminal:
             os.setpgid(0, 0)
-            signal.signal(
-                signal.SIGTTOU, signal.SIG_IGN
-            )  # or the next call would stop us: we are in the background yet
+            # SIGTTOU is blocked, or this would stop us: we are in the background yet
             os.tcsetpgrp(0, os.getpid())
-            signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return
     sync.close()
+    program = make_program(pid, os.uname().machine)
+    if program is not None:
+        # Not this interpreter any longer: its memory holds what the keeper knew of other containers, and a container
+        # with CAP_SYS_PTRACE may read that of its process 1.
+        with suppress(OSError):
+            os.execve(open_program(program), ["cais-init"], {})
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    stay(pid)
+
+
+def stay(pid: int) -> None:
+    """The same in Python, for a machine that there is no program for, or where memory files may not be executed."""
     kept = {signal.SIGCHLD, signal.SIGKILL, signal.SIGSTOP, signal.SIGTTIN, signal.SIGTTOU}
     for number in signal.valid_signals() - kept:
         signal.signal(number, lambda n, _: os.kill(pid, n))

@@ -194,22 +194,22 @@ def ensure_folder(path: str, mode: int = 0o755, *, follow: bool = True, links: i
     return open_inside(path, os.O_DIRECTORY, follow=follow)
 
 
-def ensure_file(path: str) -> int:
-    """A descriptor of the file ``path``, made empty where missing: the target of a file's bind mount."""
+def ensure_file(path: str, *, links: int = 40) -> int:
+    """A descriptor of the file ``path``, made empty where missing: the target of a file's bind mount. A dangling link
+    (/etc/resolv.conf is one in many images) is followed inside the root, as Docker does, ``links`` of them at most."""
     try:
         return open_inside(path)
     except FileNotFoundError:
-        parent = ensure_folder(os.path.dirname(path) or "/")
+        folder, name = os.path.split(path)
+        parent = ensure_folder(folder or "/")
     try:
-        # O_EXCL: a dangling link at the name is not followed to wherever it points
-        os.close(
-            os.open(
-                os.path.basename(path),
-                os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC,
-                0o644,
-                dir_fd=parent,
-            )
-        )
+        # O_EXCL: the open itself follows no link
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=parent))
+    except FileExistsError:
+        if not links:
+            raise
+        target = os.readlink(name, dir_fd=parent)
+        os.close(ensure_file(os.path.join(folder, target), links=links - 1))
     finally:
         os.close(parent)
     return open_inside(path)

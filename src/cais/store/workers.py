@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from cais.errors import Unavailable
@@ -35,6 +36,7 @@ class _Worker:
         ours.setblocking(False)
         self._socket = ours
         self.expiry: asyncio.TimerHandle | None = None
+        self.ending = False
 
     @property
     def pid(self) -> int:
@@ -61,9 +63,12 @@ class _Worker:
         """End the process, let it clean up, and reap it."""
         if self.expiry:
             self.expiry.cancel()
-        self._socket.close()
+        # Not closed yet: somebody may wait for an answer, and a closed descriptor would never wake him.
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._process.terminate()
         await asyncio.to_thread(self._wait)
+        self._socket.close()
 
     def _wait(self) -> None:
         try:
@@ -152,6 +157,9 @@ class Workers:
             self._end(worker)
 
     def _end(self, worker: _Worker) -> None:
+        if worker.ending:
+            return
+        worker.ending = True
         # Ending takes a moment and is nobody's business to wait for; the set keeps the task from being collected.
         task = asyncio.get_running_loop().create_task(worker.stop())
         self._ending.add(task)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
+import msgspec.structs
 
 from cais.errors import Conflict, Invalid, NotFound
 from cais.events import Bus, Event
@@ -21,6 +22,9 @@ DRIVER = "local"
 ANONYMOUS_LABEL = "com.docker.volume.anonymous"
 """Docker's mark of a volume that nobody named; ``volume prune`` takes only those unless told otherwise."""
 
+FILLING = "_filling"
+"""Beside ``_data``: what is copied up, until it is whole."""
+
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", re.ASCII)
 
 
@@ -32,6 +36,8 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     driver: str = DRIVER
     labels: dict[str, str] = {}
     options: dict[str, str] = {}
+    owner: str = ""
+    """The container that an anonymous volume was made for and goes with."""
 
 
 Names = list[str]
@@ -66,10 +72,12 @@ class Volumes:
         driver: str = "",
         labels: Mapping[str, str] | None = None,
         options: Mapping[str, str] | None = None,
+        owner: str = "",
     ) -> Volume:
         """The volume ``name``, made unless it is there; an empty name makes one with a random name.
 
-        Raises Invalid for a bad name, an unknown driver or options; Conflict when it exists with another driver.
+        ``owner``: id of the container it is made for. Raises Invalid for a bad name, an unknown driver or
+        options; Conflict when it exists with another driver.
         """
         check_volume(name, driver, options or {})
         found = self._volumes.get(name) if name else None
@@ -81,6 +89,7 @@ class Volumes:
             created_ns=time.time_ns(),
             labels=marks,
             options=dict(options or {}),
+            owner=owner,
         )
         folder = self._root / volume.name
         # Left by a call that was killed before its record was written.
@@ -88,10 +97,27 @@ class Volumes:
         folder.mkdir(mode=0o701)
         (folder / "_data").mkdir(mode=0o755)
         os.chmod(folder / "_data", 0o755)  # noqa: PTH101  mkdir obeys the umask, a volume must not
-        self._metadata.put_volume(volume.name, msgspec.json.encode(volume))
-        self._volumes[volume.name] = volume
+        self._save(volume)
         self._publish("create", volume)
         return volume
+
+    def _save(self, volume: Volume) -> None:
+        self._metadata.put_volume(volume.name, msgspec.json.encode(volume))
+        self._volumes[volume.name] = volume
+
+    def disown(self, name: str) -> None:
+        """The volume outlives its container. Idempotent."""
+        volume = self._volumes.get(name)
+        if volume and volume.owner:
+            self._save(msgspec.structs.replace(volume, owner=""))
+
+    def sweep(self, exists: Callable[[str], bool]) -> None:
+        """After an engine's restart: remove volumes whose container was never made, and half-done fillings."""
+        for volume in self.list():
+            if volume.owner and not exists(volume.owner):
+                self.remove(volume.name, (), force=True)
+            else:
+                self._trash.put(self._root / volume.name / FILLING)
 
     def inspect(self, name: str) -> Volume:
         """Raises NotFound in Docker's words."""
@@ -149,9 +175,32 @@ class Volumes:
         with os.scandir(self.path(name)) as entries:
             return next(entries, None) is None
 
-    def fill(self, name: str, image: RootMount, destination: str) -> None:
-        """Copy what the image has at ``destination`` into the volume, if that is empty. May take long: call it from a
-        thread. On failure the volume is empty again."""
+    def prepare_fill(self, name: str, image: RootMount, destination: str) -> None:
+        """Copy what the image has at ``destination`` beside the empty volume. May take long: call it from a thread.
+        A failed or killed call leaves the volume empty."""
+        place = self._root / name / FILLING
+        self._trash.put(place)
+        # What the volume is, if the image has nothing at that place.
+        place.mkdir(mode=0o755)
+        try:
+            copy_up(image.lower, destination, str(place))
+        except BaseException:
+            self._trash.put(place)
+            raise
+
+    def commit_fill(self, name: str) -> None:
+        """Make what was prepared the volume's content, in one step, if it is still empty. Nobody may have it mounted:
+        its folder is replaced."""
+        place = self._root / name / FILLING
+        if self.is_empty(name):
+            place.rename(self.path(name))
+        else:
+            self._trash.put(place)
+
+    def fill_in_place(self, name: str, image: RootMount, destination: str) -> None:
+        """The same for an empty volume that somebody may have mounted; a kill in the middle leaves a part of it. May
+        take long: call it from a thread."""
+        self._trash.put(self._root / name / FILLING)
         if self.is_empty(name):
             copy_up(image.lower, destination, str(self.path(name)))
 

@@ -1,7 +1,5 @@
 """Routes of exec: create, start (hijacked), inspect, resize."""
 
-import socket
-
 from aiohttp import web
 
 from cais.api.call import Call
@@ -11,7 +9,7 @@ from cais.api.replies import empty_reply, json_reply
 from cais.api.router import Route
 from cais.api.services import Services
 from cais.api.wire.exec import exec_reply
-from cais.errors import Invalid, TaskFailed
+from cais.errors import CaisError
 from cais.spec.container import ExecConfig, ExecStartConfig
 from cais.spec.multiplex import STDOUT, format_frame
 
@@ -50,39 +48,30 @@ class ExecRoutes:
     async def start(self, call: Call) -> web.StreamResponse:
         """Run it: detached, or on this connection, which leaves HTTP for that.
 
-        A program that cannot be started is reported in the stream, as dockerd does; the CLI then asks for the
-        exit code.
+        A program that cannot be started is reported in the stream, as dockerd does; the CLI then asks for the exit
+        code.
         """
         options = await call.body(ExecStartConfig)
-        found = self._containers.exec_inspect(call.name)
-        if options.tty != found.config.tty and not options.detach and options.tty:
-            raise Invalid("exec was created without a terminal")
+        found = self._containers.exec_check(call.name)
         size = options.console_size if call.version >= (1, 42) and found.config.tty else None
         if options.detach:
             await self._containers.exec_start(call.name, detach=True, console_size=size)
             return empty_reply(200)
         tty = found.config.tty
-        try:
-            stream = await self._containers.exec_start(call.name, detach=False, console_size=size)
-        except TaskFailed as error:
-            return await self._fail(call, f"{error}\r\n".encode(), tty=tty)
-        assert stream is not None
-        return await self._join(call, stream, found.config)
-
-    async def _fail(self, call: Call, message: bytes, *, tty: bool) -> Hijacked:
-        relay = Relay(call)
-        relay.open(hijack_head(call, multiplexed=not tty))
-        await relay.send(message if tty else format_frame(STDOUT, message))
-        relay.close()
-        return Hijacked()
-
-    async def _join(self, call: Call, stream: socket.socket, config: ExecConfig) -> Hijacked:
-        scanner = DetachScanner(parse_detach_keys(config.detach_keys)) if config.tty else None
+        scanner = DetachScanner(parse_detach_keys(found.config.detach_keys)) if tty else None
         relay = Relay(call, scanner=scanner)
+        # Before the program is started: docker-py drops what comes in one piece with the headers.
+        relay.open(hijack_head(call, multiplexed=not tty))
         try:
-            relay.open(hijack_head(call, multiplexed=not config.tty))
+            stream = await self._containers.exec_start(call.name, console_size=size)
+            assert stream is not None
+        except (CaisError, OSError) as error:
+            message = f"{error}\r\n".encode()
+            await relay.send(message if tty else format_frame(STDOUT, message))
+            relay.close()
+            return Hijacked()
         except BaseException:
-            stream.close()
+            relay.close()
             raise
         await relay.run(stream)
         return Hijacked()

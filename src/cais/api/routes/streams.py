@@ -1,5 +1,6 @@
 """Routes that move a container's bytes: attach (hijacked), logs, export."""
 
+import asyncio
 import time
 
 from aiohttp import web
@@ -23,6 +24,9 @@ from cais.containers.logs import LogsWanted
 from cais.containers.record import Record
 from cais.errors import Invalid
 from cais.events import Event
+
+HEAD_SECONDS = 0.003
+"""Between the head of a hijacked answer and bytes that are at hand already."""
 
 
 class StreamRoutes:
@@ -54,6 +58,8 @@ class StreamRoutes:
         try:
             relay.open(hijack_head(call, multiplexed=not tty))
             if call.flag("logs"):
+                # docker-py drops what comes in one piece with the headers: give it the time to read them.
+                await asyncio.sleep(HEAD_SECONDS)
                 await self._replay(call, relay, record)
         except BaseException:
             task.close()

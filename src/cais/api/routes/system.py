@@ -82,6 +82,7 @@ def make_info(services: Services, states: list[str], images: int) -> wire.InfoRe
     facts, config = services.facts, services.config
     running = sum(state in ("running", "restarting") for state in states)
     paused = states.count("paused")
+    warnings = (*facts.warnings, *(f"WARNING: {line}" for line in services.networks.warnings))
     return wire.InfoReply(
         id=facts.engine_id,
         containers=len(states),
@@ -122,7 +123,7 @@ def make_info(services: Services, states: list[str], images: int) -> wire.InfoRe
         default_runtime=config.default_runtime,
         live_restore_enabled=config.live_restore,
         security_options=facts.security_options,
-        warnings=facts.warnings or None,
+        warnings=warnings or None,
     )
 
 

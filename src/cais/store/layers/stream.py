@@ -9,8 +9,9 @@ from types import TracebackType
 from cais.errors import Corrupt
 from cais.spec.digest import Digest
 
-_AHEAD = 16
-"""Chunks that wait for the consumer; 4 MiB."""
+_AHEAD = 64
+"""Chunks that wait for the consumer, 16 MiB: small files are slow to write and large ones fast, so the two sides take
+turns at being ahead."""
 
 EMPTY = memoryview(b"")
 
@@ -47,11 +48,11 @@ class Stream:
         update = self._hash.update
         try:
             for chunk in chunks:
-                update(chunk)
                 self._room.acquire()
                 if self._stopped:
                     return
                 self._queue.put(chunk)
+                update(chunk)  # meanwhile the consumer has begun with it
             self._queue.put(None)
         except BaseException as error:  # re-raised in the consumer's thread by _refill
             self._queue.put(error)

@@ -8,6 +8,7 @@ were written and checked with it: a header that two readers see differently is h
 import struct
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NoReturn
 
 import msgspec
@@ -249,6 +250,7 @@ def _read_leading_map(size: int, stream: Stream) -> tuple[list[tuple[int, int]],
     return list(zip(numbers[::2], numbers[1::2], strict=True)), len(text)
 
 
+@lru_cache(4096)  # pure, and modes, owners and times repeat all through a layer
 def parse_number(field: bytes) -> int:
     """A header's number: octal digits, or base 256 (GNU and star) when the first bit is set. Raises Corrupt."""
     if field[0] & 0x80:
