@@ -5,6 +5,7 @@ namespaces, which a process with threads cannot. It imports everything before th
 collector, and trusts only whoever may open its socket (root). What it holds is handed to the engine in
 copies, so that either of the two can be killed."""
 
+import contextlib
 import os
 import select
 import socket
@@ -59,7 +60,11 @@ class Keeper:
         self.after(IDLE_SECONDS, self.check_idle)
 
     def check_idle(self) -> None:
-        """End when nobody needs us any more."""
+        """Forget clients that left before their process started; end when nobody needs us any more."""
+        for key, clients in list(self.waiting.items()):
+            self.waiting[key] = [client for client in clients if client.sock.fileno() >= 0]
+            if not self.waiting[key]:
+                del self.waiting[key]
         if not self.link.connected and not self.processes:
             self.loop.stop()
         self.after(IDLE_SECONDS, self.check_idle)
@@ -231,8 +236,9 @@ class Keeper:
                 data, fds, _, _ = socket.recv_fds(process.sync, 65536, 1)
             except BlockingIOError:
                 return
-            except OSError:
-                data, fds = b"", []
+            except ConnectionResetError:
+                # The child ended without having read our word to go: told once, what it had sent before comes next.
+                continue
             process.master = fds[0] if fds else process.master
             if data[:1] == b"P":
                 self.replace_pid(process, int(data[1:]))
@@ -273,7 +279,8 @@ class Keeper:
             return
         self.hand_over(process)
         assert process.sync is not None
-        process.sync.send(init.GO)
+        with contextlib.suppress(BrokenPipeError):  # it has failed already, and said so
+            process.sync.send(init.GO)
 
     def open_streams(self, process: Process, outputs: dict[int, str], feed: int) -> None:
         """Connect streams, log and the clients that were there first."""
@@ -375,12 +382,13 @@ class Keeper:
         if not process.exec_id and not process.record.get("own_pid_namespace", True):
             self.cgroups.kill(process.cgroup)
         process.end(not process.exec_id and self.cgroups.oom_kills(process.cgroup) > 0)
-        if process.io is None:
+        io = process.io
+        if io is None:
             self.report(process)
             return
-        process.io.end()
-        if not process.io.finished:
-            self.after(DRAIN_SECONDS, process.io.finish)
+        io.end()
+        if not io.finished:
+            self.after(DRAIN_SECONDS, io.finish)
 
     def report(self, process: Process) -> None:
         """All output is written: tell the engine, and keep the exit until it is acknowledged."""
@@ -389,6 +397,8 @@ class Keeper:
             process.pidfd = -1
         if not process.exec_id:
             self.remove_cgroup(process.cgroup)
+        # Streams and process know each other; without this only the collector, which is off, could free them.
+        process.io = None
         self.tell({"event": "exit", **(process.exit or {})})
 
     def remove_cgroup(self, path: str, tries: int = 50) -> None:
@@ -480,9 +490,10 @@ class Keeper:
         process = self.processes.get(key)
         if process is not None and process.io is not None:
             process.io.add(client)
+        elif process is not None and process.state >= ENDED:
+            client.close()
         else:
-            waiting = [other for other in self.waiting.get(key, []) if other.sock.fileno() >= 0]
-            self.waiting[key] = [*waiting, client]
+            self.waiting.setdefault(key, []).append(client)
         return {}
 
     # --- taking over from a keeper that died

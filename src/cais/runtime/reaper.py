@@ -1,5 +1,6 @@
 """The process 1 of ``--init``: no binary in the image, a program made on the spot."""
 
+import ctypes
 import os
 import signal
 import socket
@@ -25,6 +26,7 @@ def become_reaper(sync: socket.socket, *, terminal: bool) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return
     sync.close()
+    hide_arguments(b"cais-init")
     program = make_program(pid, os.uname().machine)
     if program is not None:
         # Not this interpreter any longer: its memory holds what the keeper knew of other containers, and a container
@@ -47,3 +49,12 @@ def stay(pid: int) -> None:
             os._exit(0)
         if ended == pid:
             os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
+
+
+def hide_arguments(name: bytes) -> None:
+    """Show ``name`` for a command line: ours names folders of the host (proc_pid_stat(5), arg_start and arg_end)."""
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    start, end = int(fields[45]), int(fields[46])
+    ctypes.memset(start, 0, end - start)
+    ctypes.memmove(start, name, min(len(name), end - start))

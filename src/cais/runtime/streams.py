@@ -324,6 +324,7 @@ class StandardStreams:
         self.stdin = -1
         if self.log is not None:
             self.log.close()
+        # The exit is told before the clients see the end of their streams: who sees it finds the code.
+        self.on_finished()
         for client in tuple(self.clients):
             client.finish()
-        self.on_finished()
