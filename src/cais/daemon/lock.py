@@ -57,10 +57,9 @@ def pid_file(path: Path | None) -> Iterator[None]:
 
 
 def _is_alive(pid: int) -> bool:
+    """A killed process stays in the table until its parent collects it, and is not alive (proc_pid_stat(5))."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    except PermissionError:
-        return True
-    return True
+    return text.rpartition(")")[2].split()[0] not in ("Z", "X")
