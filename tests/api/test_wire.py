@@ -2,6 +2,7 @@
 
 from dataclasses import replace as replaced
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from cais.api.wire.containers import inspect_reply, legacy_config, summary_reply
 from cais.api.wire.human import human_duration, human_state
 from cais.api.wire.images import config_reply, progress_bar
 from cais.api.wire.stats import parse_system_time
+from cais.api.wire.system import Commit, FirewallBackend, legacy_info
 from cais.containers.containers import Container
 from cais.containers.record import Record, State
 from cais.network.base import Endpoint, PortMapping
@@ -121,3 +123,22 @@ def test_progress_bar() -> None:
 def test_system_time() -> None:
     """Seven fields of the first line of /proc/stat, in nanoseconds."""
     assert parse_system_time("cpu  1 2 3 4 5 6 7 8 9 10\ncpu0 1", 100) == 28 * 10_000_000
+
+
+def test_legacy_info() -> None:
+    """Clients of before API 1.49 know no firewall backend, and those of before 1.50 ask for two flags more."""
+    reply: Any = SimpleReply()
+    assert legacy_info(reply, (1, 50)) is reply
+    old, older = legacy_info(reply, (1, 49)), legacy_info(reply, (1, 48))
+    assert isinstance(old, dict) and isinstance(older, dict)
+    assert old["BridgeNfIptables"] is False and "FirewallBackend" in old
+    assert "FirewallBackend" not in older and older["RuncCommit"] == {"ID": "", "Expected": ""}
+
+
+class SimpleReply(msgspec.Struct, rename="pascal"):
+    """The parts of the answer that depend on the version."""
+
+    firewall_backend: FirewallBackend = FirewallBackend()
+    containerd_commit: Commit = Commit()
+    runc_commit: Commit = Commit()
+    init_commit: Commit = Commit()

@@ -81,6 +81,9 @@ class LiveEngine:
 
     def start(self) -> str:
         """Start it and wait for the ready line, which is returned."""
+        if self.process is not None:
+            with self.process:
+                self.process.wait(DEADLINE)
         environment = {**os.environ, "PYTHONPATH": str(SOURCES), **self.extra_environment}
         with (self.folder / "engine.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -170,12 +173,17 @@ def _end(engine: LiveEngine) -> None:
             with contextlib.suppress(docker.errors.NotFound):
                 container.remove(force=True, v=True)
     answer = engine.request(b"GET /cais/system/check HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n")
+    status = engine.stop()
+    try:
+        wait_until(lambda: not engine.processes())
+    finally:
+        # Before anything is judged: what is wrong must not spoil the next run.
+        left = engine.leftovers()
+        for group in _cgroups(engine.cgroup):
+            with contextlib.suppress(OSError):
+                group.rmdir()
+    assert status == 0, (engine.folder / "engine.log").read_text()
     assert not any(json.loads(answer.partition(b"\r\n\r\n")[2])["Leaks"].values()), answer
-    assert engine.stop() == 0, (engine.folder / "engine.log").read_text()
-    wait_until(lambda: not engine.processes())
-    left = engine.leftovers()
-    for group in _cgroups(engine.cgroup):
-        group.rmdir()
     assert not left, left
 
 

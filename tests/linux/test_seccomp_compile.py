@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from cais.errors import Invalid
+from cais.errors import Invalid, Unsupported
 from cais.linux.libseccomp import ARCHITECTURES, Libseccomp
 from cais.linux.seccomp_compile import compile_filter, compile_profile
 from cais.linux.seccomp_stub import NEWER
@@ -230,3 +230,9 @@ def test_a_broken_profile_never_reaches_the_cache(tmp_path):
     with pytest.raises(Invalid):
         compile_profile(parse_profile("{}"), (), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_library_the_error_says_what_to_install():
+    """An engine on a machine without libseccomp can tell what is missing."""
+    with pytest.raises(Unsupported, match="install libseccomp2"):
+        Libseccomp("libseccomp-none.so")

@@ -3,6 +3,7 @@
 import asyncio
 import select
 import socket
+from contextlib import suppress
 from typing import cast
 
 from aiohttp import web
@@ -11,6 +12,9 @@ from aiohttp.abc import AbstractStreamWriter
 from cais.api.call import Call
 from cais.api.detach import DetachScanner
 from cais.api.replies import COMMON_HEADERS, MULTIPLEXED_STREAM, RAW_STREAM
+
+SETTLE_SECONDS = 5.0
+"""Between the end of a task's output and the word that it has ended; normally less than a millisecond."""
 
 BUFFER = 1 << 20
 """Bytes that may wait for a slow reader before its peer is not read any more."""
@@ -182,12 +186,16 @@ class Relay:
         if self._done.done():
             raise ConnectionResetError("the client has gone")
 
-    async def run(self, task: socket.socket) -> bool:
-        """Move bytes until the end; takes ``task`` over and closes it."""
+    async def run(self, task: socket.socket, settled: asyncio.Event | None = None) -> bool:
+        """Move bytes until the end; takes ``task`` over and closes it. When the task has ended, the client is told
+        only once ``settled`` is set (or after ``SETTLE_SECONDS``): it will ask for the exit code at once."""
         try:
             task.setblocking(False)
             await self._loop.create_unix_connection(lambda: self._task, sock=task)
             await self._done
+            if settled is not None and self._task.ended:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(settled.wait(), SETTLE_SECONDS)
         finally:
             self.close()
         return self._detached

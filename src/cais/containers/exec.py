@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -32,6 +32,8 @@ class Exec:
     running: bool = False
     started: bool = False
     exit_code: int | None = None
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set with the exit code."""
 
     @property
     def ended(self) -> bool:
@@ -114,6 +116,7 @@ class Execs:
     def _note_failure(self, found: Exec, live: Live, error: BaseException) -> None:
         found.running = False
         found.exit_code = error.exit_code if isinstance(error, TaskFailed) else 126
+        found.over.set()
         live.execs.discard(found.id)
         self._forget_later(found.id)
 
@@ -137,6 +140,7 @@ class Execs:
         if found is None or not found.running:
             return
         found.running, found.exit_code = False, exit.code
+        found.over.set()
         live = self._fleet.get(exit.id)
         if live:
             live.execs.discard(found.id)

@@ -79,7 +79,6 @@ class _Walk:
     def __init__(self, root: int) -> None:
         self._here = os.open(".", _FOLDER, dir_fd=root)
         self._mount = _mount_id(self._here)
-        self._device = os.fstat(self._here).st_dev
         self._links: dict[tuple[int, int], str] = {}
 
     def run(self) -> Iterator[bytes]:
@@ -131,8 +130,7 @@ class _Walk:
             raise Conflict("the container moved a folder while it was exported; stop or pause it first")
 
     def _is_ours(self, fd: int) -> bool:
-        """Is it on the mount we walk? Comparing devices is cheap; ids of mounts settle the rest: a bind mount
-        of the same file system has the same device, and an overlay of several file systems has several."""
+        """Is it on the mount we walk? Devices do not tell: a bind mount of the same file system has the same."""
         return _mount_id(fd) == self._mount
 
     def _entry(self, name: str, path: str, found: os.stat_result) -> Iterator[bytes]:
@@ -167,8 +165,9 @@ class _Walk:
             now = os.fstat(fd)
             if not stat.S_ISREG(now.st_mode):
                 return
-            if now.st_dev != self._device and not self._is_ours(fd):
-                # Something is mounted on the file (/etc/hosts): what lies under it is an empty one.
+            if not self._is_ours(fd):
+                # Something is mounted on the file (/etc/hosts): what lies under it is an empty one of root's.
+                info.mode, info.uid, info.gid = 0o644, 0, 0
                 yield _header(info)
                 return
             if found.st_nlink > 1:

@@ -74,6 +74,9 @@ async def _build(config: Config, stack: AsyncExitStack) -> Services:
     stack.push_async_callback(driver.close)
     # Row 4 and 5: images, containers.
     images = Images(content, layers, metadata, workers, bus, root=root)
+    stack.push_async_callback(images.close)
+    # Before containers start again: after a crash of the machine it finds layers that never reached the disk.
+    await images.sweep()
     containers = Containers(
         config, read_machine(), metadata, snapshots, images, networks, volumes, driver, bus
     )
@@ -81,7 +84,7 @@ async def _build(config: Config, stack: AsyncExitStack) -> Services:
     await containers.restore()
     driver_name = "overlayfs" if isinstance(snapshots, Overlay) else "native"
     facts = find_facts(config, cgroups, storage_driver=driver_name)
-    cleaner = asyncio.create_task(_clean(images, trash))
+    cleaner = asyncio.create_task(_clean(trash))
     stack.push_async_callback(_cancel, cleaner)
     return Services(
         config=config,
@@ -101,17 +104,12 @@ TRASH_SECONDS = 10.0
 """Between two looks into the trash."""
 
 
-async def _clean(images: Images, trash: Trash) -> None:
-    """What a killed engine left half-made, once; what was removed, again and again. A failure is logged: the
-    engine works without it."""
-    try:
-        await images.sweep()
-    except Exception:
-        log.exception("sweeping the image store failed")
+async def _clean(trash: Trash) -> None:
+    """Free what was removed, again and again. A failure is logged: the engine works without it."""
     while True:
         try:
             await asyncio.to_thread(trash.empty)
-        except OSError:
+        except Exception:
             log.exception("emptying the trash failed")
         await asyncio.sleep(TRASH_SECONDS)
 

@@ -68,27 +68,26 @@ def _open(host: str, config: Config, environ: MutableMapping[str, str]) -> list[
 
 
 def _open_unix(path: Path, group: str) -> Door:
-    """Bind under another name and rename: nobody can connect before mode and owner are right, and an old
-    socket of a killed engine is replaced in one step."""
+    """Nobody but root can connect before owner and mode are right; an old socket of a killed engine is replaced."""
     if _answers(path):
         raise Conflict(f"unix://{path} is in use by another process")
     gid = find_group(group)
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    # bind(2) makes the file with what the mask leaves of 0777, so 0600: a chmod afterwards would leave a gap.
+    mask = os.umask(0o177)
     try:
-        listener.bind(str(temporary))
-        os.chown(temporary, os.getuid(), gid)
-        temporary.chmod(0o660)
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+        os.chown(path, os.getuid(), gid)
+        path.chmod(0o660)
         listener.listen(BACKLOG)
-        made = _inode(temporary)
-        temporary.rename(path)
     except OSError as error:
         listener.close()
-        temporary.unlink(missing_ok=True)
         raise Invalid(f"cannot listen on unix://{path}: {error.strerror or error}") from error
-    return Door(f"unix://{path}", listener, path=path, made=made)
+    finally:
+        os.umask(mask)
+    return Door(f"unix://{path}", listener, path=path, made=_inode(path))
 
 
 def _answers(path: Path) -> bool:

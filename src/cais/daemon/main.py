@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import itertools
 import logging
 import os
 import signal
@@ -29,6 +30,9 @@ log = logging.getLogger("cais")
 
 GC_THRESHOLDS = (50_000, 20, 50)
 """Requests make few cycles: collecting after every 700 objects costs more than it finds."""
+
+FORCE_AFTER = 3
+"""Signals to stop until the engine ends at once; dockerd's number."""
 
 HEADER_LIMIT = 32 << 10
 """Bytes of one header line; X-Registry-Auth of many registries is a few kilobytes."""
@@ -82,8 +86,16 @@ async def serve(config: Config) -> None:
     """Build the engine, open the doors, say so, and wait for the signal to stop."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    patience = itertools.count(1)
+
+    def on_signal() -> None:
+        stop.set()
+        if next(patience) >= FORCE_AFTER:
+            # Whoever asks for the third time does not want to wait; being killed is something we survive.
+            os._exit(1)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, on_signal)
     loop.add_signal_handler(
         signal.SIGHUP, lambda: log.info("SIGHUP: the configuration is read at start only")
     )

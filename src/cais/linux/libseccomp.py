@@ -71,11 +71,11 @@ Comparison = tuple[int, int, int, int]
 class Libseccomp:
     """The loaded library. Raises Unsupported where it is not installed."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = LIBRARY) -> None:
         try:
-            self._library = ctypes.CDLL(LIBRARY)
+            self._library = ctypes.CDLL(name)
         except OSError as error:
-            raise Unsupported(f"seccomp needs {LIBRARY}: install libseccomp2") from error
+            raise Unsupported(f"seccomp needs {name}: install libseccomp2") from error
         self._library.seccomp_init.restype = ctypes.c_void_p
 
     def find_call(self, name: str, architecture: int = NATIVE) -> int:

@@ -104,19 +104,26 @@ class Keeper:
 
     # --- requests
 
-    def op_hello(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> dict[str, Any]:
+    def op_hello(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> None:
         """A new engine: everything we hold, with descriptors, then the list."""
         for process in self.processes.values():
             if process.state == RUNNING:
                 self.hand_over(process)
-        return {
-            "tasks": [p.describe() for p in self.processes.values() if p.state != STARTING],
-            "pid": os.getpid(),
-        }
+        self.tell_list(reply)
 
-    def op_list(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> dict[str, Any]:
+    def op_list(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> None:
         """Everything that runs, or whose exit nobody has acknowledged."""
-        return {"tasks": [p.describe() for p in self.processes.values() if p.state != STARTING]}
+        self.tell_list(reply)
+
+    def tell_list(self, reply: Callable[..., None], pending: set[Process] | None = None) -> None:
+        """Once nothing is half-way: a start that an engine asked for before it was killed must not come to run after
+        its successor was told that there is no such task."""
+        tasks = self.processes.values()
+        pending = {each for each in (tasks if pending is None else pending) if each.state == STARTING}
+        if pending & set(tasks):
+            self.after(0.005, lambda: self.tell_list(reply, pending))
+        else:
+            reply(tasks=[each.describe() for each in tasks if each.state != STARTING], pid=os.getpid())
 
     def op_leave(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> dict[str, Any]:
         """The engine ends in order; without tasks there is nothing left to keep."""

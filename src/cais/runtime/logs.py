@@ -5,7 +5,6 @@ with operations that run in C: a chunk of a thousand plain lines becomes a thous
 ``bytes.replace``."""
 
 import os
-import re
 import struct
 import time
 
@@ -21,7 +20,7 @@ _NEWLINE = b"\n"
 # What JSON or dockerd's encoder escapes, and what may be invalid UTF-8; a chunk without any of it goes the
 # fast way.
 _PLAIN = bytes(range(0x20, 0x7F)).translate(None, b'"\\<>&') + _NEWLINE
-_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_CONTROLS = tuple((bytes((c,)), b"\\u%04x" % c) for c in (*range(0x20), 0x7F) if c not in b"\t\n\r")
 _ESCAPES = (
     (b"\\", b"\\\\"),
     (b'"', b'\\"'),
@@ -32,6 +31,8 @@ _ESCAPES = (
     (b"&", b"\\u0026"),
 )
 _SEPARATORS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))  # line ends to JavaScript
+# A pass each, in C; a regular expression with a function costs 0.3 µs for every byte it changes.
+_REPLACEMENTS = (*_ESCAPES, *_CONTROLS, *_SEPARATORS)
 
 
 def format_time(time_ns: int) -> bytes:
@@ -49,11 +50,10 @@ def escape(data: bytes) -> bytes:
         return data
     if not data.isascii():
         data = data.decode("utf-8", "replace").encode()
-    for character, replacement in _ESCAPES:
-        data = data.replace(character, replacement)
-    data = _CONTROL.sub(lambda match: b"\\u%04x" % match[0][0], data)
-    for character, replacement in _SEPARATORS:
-        data = data.replace(character, replacement)
+    for character, replacement in _REPLACEMENTS:
+        # looked for first: a search is much cheaper than the copy that replace makes in any case
+        if character in data:
+            data = data.replace(character, replacement)
     return data
 
 

@@ -17,6 +17,7 @@ def become_reaper(sync: socket.socket, *, terminal: bool) -> None:
     """
     # Before the fork: a program that ends at once must not be missed.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
         if terminal:
@@ -24,6 +25,10 @@ def become_reaper(sync: socket.socket, *, terminal: bool) -> None:
             # SIGTTOU is blocked, or this would stop us: we are in the background yet
             os.tcsetpgrp(0, os.getpid())
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        # The program must not find the interpreter as its parent, not even for a moment: the pipe ends with that.
+        os.close(writer)
+        os.read(reader, 1)
+        os.close(reader)
         return
     sync.close()
     hide_arguments(b"cais-init")
@@ -34,6 +39,8 @@ def become_reaper(sync: socket.socket, *, terminal: bool) -> None:
         with suppress(OSError):
             os.execve(open_program(program), ["cais-init"], {})
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    os.close(reader)
+    os.close(writer)
     stay(pid)
 
 

@@ -410,8 +410,8 @@ static void try_act(const char *name, long (*act)(void)) {
 int main(int count, char **arguments, char **environment) {
   static const char *masked[] = {"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys",
                                  "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug",
-                                 "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap", "/proc/kallsyms",
-                                 "/proc/modules", "/proc/1/environ", "/sys/devices/system/cpu/cpu0/thermal_throttle"};
+                                 "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap", "/proc/1/environ",
+                                 "/sys/devices/system/cpu/cpu0/thermal_throttle"};
   (void)count, (void)arguments;
   tell_links("/proc/self/fd", "fd");
   tell_links("/proc/self/ns", "ns");

@@ -1,9 +1,12 @@
 """What differs on a machine with cgroup version 2 only, tried in a small virtual machine."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from harness import probe
 
 PROJECT = Path(__file__).parents[3]
 UNAVAILABLE = 77
@@ -25,6 +28,21 @@ def run_in_machine(*command):
 def test_the_cgroup_contract_holds_on_version_2():
     """Every contract test passes on a pure version 2 machine."""
     assert " passed" in run_in_machine()
+
+
+def test_the_isolation_probe_holds_on_version_2(tmp_path_factory):
+    """The whole engine works there, and no container may more than the recorded dockerd's."""
+    folder = PROJECT / "build" / "v2vm"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        program = probe.build(folder)
+    except FileNotFoundError:
+        pytest.skip("the probe needs a C compiler: install gcc and libc6-dev")
+    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/isolation/test_probe.py")
+    output = run_in_machine(
+        *("--memory", "1024", "--with", program, "env", f"CAIS_PROBE={program}", sys.executable, *command)
+    )
+    assert " passed" in output
 
 
 def test_a_failure_inside_is_a_failure_outside():

@@ -11,6 +11,7 @@ import pytest
 
 from cais.errors import Invalid
 from cais.linux.cgroups.detect import parse_mounts, parse_own
+from cais.linux.cgroups.v2 import CgroupsV2
 
 pytestmark = pytest.mark.kernel
 
@@ -330,3 +331,30 @@ def test_the_unified_descriptor_is_the_groups_folder(cgroups, root):
     if fd is not None:
         assert str(Path(f"/proc/self/fd/{fd}").readlink()).endswith(f"{root}/a")
         os.close(fd)
+
+
+def test_a_group_with_an_engine_inside_is_entered_where_its_oldest_process_is(cgroups, root, spawn):
+    """A v2 group that gave its controllers away takes no process: exec goes where the first process went."""
+    cgroups.create(f"{root}/a", {})
+    cgroups.create(f"{root}/a/inner", {})
+    cgroups.create(f"{root}/a/other", {})
+    spawn(f"{root}/a/inner")
+    spawn(f"{root}/a/other")
+    fd = cgroups.unified_fd(f"{root}/a")
+    if fd is None:
+        pytest.skip("no version 2 tree here")
+    expected = "a/inner" if cgroups.kind == "v2" else "a"
+    assert str(Path(f"/proc/self/fd/{fd}").readlink()).endswith(f"{root}/{expected}")
+    os.close(fd)
+
+
+def test_an_engine_in_a_container_makes_room_for_its_containers(cgroups, root, spawn):
+    """Where the base is not the machine's root, what runs in it moves aside: else nothing could be limited."""
+    if cgroups.kind != "v2":
+        pytest.skip("only version 2 knows this constraint (see scripts/v2vm)")
+    cgroups.create(f"{root}/box", {})
+    pid = spawn(f"{root}/box")
+    inner = CgroupsV2(f"/sys/fs/cgroup/{root}/box")
+    inner.create("cais/c", {"pids": {"limit": 5}})
+    assert inner.stats("cais/c").pids_limit == 5
+    assert inner.pids("init") == [pid]

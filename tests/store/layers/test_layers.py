@@ -61,8 +61,11 @@ def test_layers_are_listed_from_the_top(tar: Any, layers: Layers, add: Add) -> N
 
 
 def test_nobody_but_root_can_walk_in(tmp_path: Path, layers: Layers) -> None:
-    """Layers hold setuid programs (CVE-2021-41091); inside, a layer's root is as the image wants it."""
-    assert stat.S_IMODE((tmp_path / "root" / "layers").stat().st_mode) == 0o700
+    """Layers hold setuid programs (CVE-2021-41091); a folder that somebody opened up is shut again."""
+    folder = tmp_path / "root" / "layers"
+    folder.chmod(0o755)
+    Layers(tmp_path / "root")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 @pytest.mark.parametrize("damage", ["truncated", "wrong digest", "escaping", "no blob"])
@@ -188,3 +191,18 @@ def test_what_a_crash_of_the_machine_may_have_damaged_is_dropped(
     layers.sweep()
     assert layers.list() == [settled]
     assert names(tmp_path) == [settled.replace(":", "-")]
+
+
+def test_a_hard_link_to_a_file_below_carries_the_file_along(
+    tar: Any, layers: Layers, add: Add, merged: Any
+) -> None:
+    """Both names are one file again, with owner, mode, time and attributes; the layer below is untouched."""
+    headers = {"SCHILY.xattr.user.a": "b"}
+    base = add(tar.file("d/f", b"data", mode=0o4750, uid=5, mtime=9, pax_headers=headers))
+    top = add(tar.link("h", "d/f"), on=[base])
+    with merged(*layers.lower_paths([base, top])) as path:
+        status = (path / "h").stat()
+        assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_mtime) == (0o4750, 5, 9)
+        assert (path / "h").read_bytes() == b"data" and os.getxattr(path / "h", "user.a") == b"b"
+        assert status.st_ino == (path / "d/f").stat().st_ino
+    assert (layers.path(base) / "d/f").stat().st_nlink == 1

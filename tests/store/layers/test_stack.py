@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from cais.errors import Invalid
 from cais.spec.digest import digest_bytes
 from cais.store.layers.layers import Layers
+from cais.store.layers.lower import LowerView
 
 pytestmark = pytest.mark.kernel
 
@@ -146,8 +147,10 @@ def list_folder(root: Path, prefix: str = "") -> dict[str, str]:
             found |= list_folder(path, f"{prefix}{path.name}/")
         elif stat.S_ISLNK(status.st_mode):
             found[prefix + path.name] = f"symlink {path.readlink()}"
-        else:
+        elif stat.S_ISREG(status.st_mode):
             found[prefix + path.name] = f"file {path.read_text()}"
+        else:
+            found[prefix + path.name] = "node"
     return found
 
 
@@ -174,7 +177,7 @@ def member(tar: Any, kind: str, name: str, text: str) -> Any:
 
 
 def check(tar: Any, layers: list[list[tuple[str, str, str]]], merged: Any) -> None:
-    """Real and model stack show the same, or both refuse."""
+    """Real stack, model and our own view of the stack show the same, or all refuse."""
     model = Model()
     try:
         for number, entries in enumerate(layers, 1):
@@ -192,6 +195,9 @@ def check(tar: Any, layers: list[list[tuple[str, str, str]]], merged: Any) -> No
         assert wanted is not None, "should have been refused"
         with merged(*lowers) as path:
             assert list_folder(path) == wanted
+        view = LowerView(lowers)
+        paths = {path for lower in lowers for path in list_folder(Path(lower))} | {"absent", "a/absent"}
+        assert {path for path in paths if view.find(path.encode())} == set(wanted)
 
 
 def file(name: str, text: str = "") -> tuple[str, str, str]:
@@ -220,6 +226,7 @@ def file(name: str, text: str = "") -> tuple[str, str, str]:
             id="implied folder below a listed one",
         ),
         pytest.param([[("folder", "d", "700")], [file("d/x")], [file("d/y")]], id="implied twice"),
+        pytest.param([[("folder", "d", "700")], [file("d/x"), ("folder", "d", "711")]], id="listed late"),
         pytest.param([[("folder", "d", "700")], [file(".wh.d"), file("d/x")]], id="implied after a whiteout"),
         pytest.param(
             [[("symlink", "lib", "usr/lib"), file("usr/lib/a")], [file("lib/b")]], id="symlink below"
@@ -251,7 +258,12 @@ def file(name: str, text: str = "") -> tuple[str, str, str]:
             [[("symlink", "a", "b")], [file("a/x"), ("folder", "a", "755"), file("a/y")]],
             id="listed after it was implied through a symlink below",
         ),
+        pytest.param(
+            [[("symlink", "a", "b")], [file("a/s/x"), ("folder", "a", "755"), file("a/s/y")]],
+            id="a folder takes the place of a symlink below that was walked before",
+        ),
         pytest.param([[file("a")], [file("b")], [file("a")]], id="one layer twice"),
+        pytest.param([[file("a")], [file(".wh..wh..opq"), file("b")], [file("c")]], id="opaque root"),
         pytest.param(
             [[file("a"), file("d/x")], [file(".wh.a"), file("d/.wh..wh..opq")], [file("a"), file("d/x")]],
             id="one layer twice with deletions between",

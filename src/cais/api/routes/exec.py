@@ -73,5 +73,5 @@ class ExecRoutes:
         except BaseException:
             relay.close()
             raise
-        await relay.run(stream)
+        await relay.run(stream, found.over)
         return Hijacked()

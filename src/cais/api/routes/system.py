@@ -74,7 +74,7 @@ class SystemRoutes:
         """Everything about the engine and its machine."""
         states = [summary.state.status for summary in self._services.containers.records()]
         images = len(await self._services.images.list())
-        return json_reply(make_info(self._services, states, images))
+        return json_reply(wire.legacy_info(make_info(self._services, states, images), call.version))
 
 
 def make_info(services: Services, states: list[str], images: int) -> wire.InfoReply:

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from cais.api.version import Version
 from cais.api.wire.base import Wire
 
 
@@ -154,6 +155,19 @@ class InfoReply(Wire, frozen=True, kw_only=True):
     firewall_backend: FirewallBackend | msgspec.UnsetType = FirewallBackend()
     cdi_spec_dirs: tuple[str, ...] = msgspec.field(name="CDISpecDirs", default=())
     warnings: tuple[str, ...] | None
+
+
+def legacy_info(reply: InfoReply, version: Version) -> InfoReply | dict[str, Any]:
+    """``reply`` as clients of ``version`` expect it (moby, system_routes.go: getInfo)."""
+    if version >= (1, 50):
+        return reply
+    plain: dict[str, Any] = msgspec.to_builtins(reply)
+    plain |= {"BridgeNfIptables": False, "BridgeNfIp6tables": False}
+    if version < (1, 49):
+        del plain["FirewallBackend"]
+        for name in ("ContainerdCommit", "RuncCommit", "InitCommit"):
+            plain[name]["Expected"] = plain[name]["ID"]
+    return plain
 
 
 class DiskUsageReply(Wire, frozen=True, kw_only=True):

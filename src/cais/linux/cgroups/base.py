@@ -246,22 +246,22 @@ def list_children(folder: str) -> set[str]:
         return set()
 
 
+def read_own_pids(group: str) -> list[int]:
+    """Process ids of this one group. 0 stands for a process of another pid namespace: left out."""
+    try:
+        text = read_file(group + "/cgroup.procs")
+    except OSError as error:
+        # A container may remove its own groups while we look; a threaded v2 group has no process list of its own, its
+        # processes are listed by the domain above it (cgroup-v2.rst, Threads).
+        if error.errno in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
+            return []
+        raise
+    return [pid for pid in map(int, text.split()) if pid]
+
+
 def read_pids(folder: str) -> list[int]:
-    """Process ids of the group and below, each once. 0 stands for a process of another pid namespace:
-    left out."""
-    found: dict[int, None] = {}
-    for group in walk_groups(folder):
-        try:
-            text = read_file(group + "/cgroup.procs")
-        except OSError as error:
-            # A container may remove its own groups while we look; a threaded v2 group has no process list
-            # of its own, its processes are listed by the domain above it (cgroup-v2.rst, Threads).
-            if error.errno in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
-                continue
-            raise
-        found.update(dict.fromkeys(map(int, text.split())))
-    found.pop(0, None)
-    return list(found)
+    """Process ids of the group and below, each once."""
+    return list(dict.fromkeys(pid for group in walk_groups(folder) for pid in read_own_pids(group)))
 
 
 def remove_groups(folder: str, deadline: float) -> None:

@@ -22,9 +22,11 @@ from cais.linux.cgroups.base import (
     find_table,
     list_children,
     read_file,
+    read_own_pids,
     read_pids,
     remove_groups,
     wait_for,
+    walk_groups,
     write_file,
 )
 from cais.linux.cgroups.bpf import attach_devices, make_program
@@ -94,20 +96,34 @@ class CgroupsV2:
 
     def _enable(self, folder: str) -> None:
         have = set(read_file(f"{folder}/cgroup.subtree_control").split())
-        for name in WANTED:
-            if name not in self._controllers or name in have:
-                continue
+        missing = [name for name in WANTED if name in self._controllers and name not in have]
+        if missing and folder == self._base and os.path.exists(f"{folder}/cgroup.type"):
+            # Before the first: cpu and pids would be taken with processes inside, but then make the group
+            # a threaded one.
+            self._vacate()
+        for name in missing:
             try:
                 # One by one: a controller that cannot (cpu with realtime tasks about) must not take the
                 # others with it.
                 write_file(f"{folder}/cgroup.subtree_control", f"+{name}")
             except OSError as error:
-                if error.errno == errno.EBUSY:
+                if error.errno in (errno.EBUSY, errno.EOPNOTSUPP):
                     raise Unsupported(
                         f"{folder} has processes, so its groups cannot be limited: move them away"
                     ) from error
-                if error.errno not in (errno.EINVAL, errno.ENOENT, errno.EOPNOTSUPP):
+                if error.errno not in (errno.EINVAL, errno.ENOENT):
                     raise
+
+    def _vacate(self) -> None:
+        """Our base is not the machine's root but a container's or a delegated one, and we and what else
+        runs in it stand in the way: all move to a group beside our containers'."""
+        aside = f"{self._base}/init"
+        with suppress(FileExistsError):
+            os.mkdir(aside, 0o755)
+        while pids := read_own_pids(self._base):
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    write_file(f"{aside}/cgroup.procs", str(pid))
 
     def _limit_devices(self, folder: str, program: bytes, *, fresh: bool) -> None:
         fd = os.open(folder, DIRECTORY)
@@ -143,8 +159,14 @@ class CgroupsV2:
             write_file(f"{self._base}/{path}/cgroup.procs", "0")
 
     def unified_fd(self, path: str) -> int | None:
-        """See ``base.Cgroups``."""
-        return os.open(f"{self._base}/{path}", DIRECTORY)
+        """See ``base.Cgroups``. A group that has given controllers to groups below, as an engine inside a
+        container does with its own, takes no processes any more (cgroup-v2.rst, No Internal Process
+        Constraint): then it is the group below where its oldest process has gone."""
+        folder = f"{self._base}/{path}"
+        if read_file(f"{folder}/cgroup.subtree_control").strip():
+            oldest = ((min(pids), group) for group in walk_groups(folder) if (pids := read_own_pids(group)))
+            folder = min(oldest, default=(0, folder))[1]
+        return os.open(folder, DIRECTORY)
 
     def pids(self, path: str) -> list[int]:
         """See ``base.Cgroups``."""

@@ -269,7 +269,7 @@ class LayerWriter:
 def clean_name(name: bytes, limits: Limits) -> bytes:
     """The path below the root that ``name`` means; empty for the root. Absolute names count from the root.
 
-    Raises Invalid for a name that climbs out, or is longer or deeper than the limits.
+    Raises Invalid for a name that climbs out, or is longer than the limit.
     """
     if len(name) > limits.max_path:
         raise Invalid(f"name is longer than {limits.max_path} bytes")
@@ -278,8 +278,6 @@ def clean_name(name: bytes, limits: Limits) -> bytes:
         path = path[2:]
     if path.startswith(b".") or b"//" in path or b"/." in path:
         path = _clean_parts(path)
-    if path.count(b"/") > limits.max_depth:
-        raise Invalid("too many folders below each other")
     return path
 
 

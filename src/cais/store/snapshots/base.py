@@ -1,11 +1,12 @@
 """The contract of the snapshotters: a container's root file system as data, on top of unpacked layers."""
 
 import os
-import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from cais.spec.runtimespec import RootMount
+from cais.store.snapshots.remove import remove_tree
 
 
 class Snapshots(Protocol):
@@ -61,6 +62,7 @@ class Trash:
         for entry in list(os.scandir(self._path)):
             if entry.is_dir(follow_symlinks=False):
                 # A second emptier may be at the same entry: what it took away is fine.
-                shutil.rmtree(entry.path, ignore_errors=True)
+                with suppress(OSError):
+                    remove_tree(entry.path)
             else:
                 Path(entry.path).unlink(missing_ok=True)

@@ -26,12 +26,13 @@ def measure(path: str) -> int:
     while folders:
         try:
             entries = list(os.scandir(folders.pop()))
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:
+            # Gone or replaced meanwhile, or nested deeper than a path can be long: a container may do all that.
             continue
         for entry in entries:
             try:
                 status = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
+            except OSError:
                 continue
             if stat.S_ISDIR(status.st_mode):
                 folders.append(entry.path)
