@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,8 @@ def main() -> int:
     options = parse_options()
     with tempfile.TemporaryDirectory(prefix="cais-bench-") as folder:
         rows = measure(options, Path(folder))
-    text = report(rows)
+    text = report(rows, docker_version(options.docker))
+    print(text)
     if options.out:
         options.out.write_text(text)
     return int(any(verdict(row) == "missed" for row in rows))
@@ -43,6 +45,10 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("area", nargs="?", default="engine", choices=["engine"])
     parser.add_argument("--runs", type=int, default=30, help="rounds of each interleaved measure")
     parser.add_argument("--only", default="", help=f"comma-separated: {', '.join(ENGINE)}")
+    found = shutil.which("docker")
+    parser.add_argument(
+        "--docker", type=Path, default=Path(found) if found else None, help="docker client for both sides"
+    )
     parser.add_argument("--out", type=Path, help="write the report there too")
     options = parser.parse_args()
     for name in ("CAIS_RIVALS", "CAIS_RIVALS_TOOL"):
@@ -54,7 +60,10 @@ def parse_options() -> argparse.Namespace:
 def measure(options: argparse.Namespace, base: Path) -> list[Row]:
     """Start both sides, run the chosen measures, stop both."""
     tool, rivals = os.environ["CAIS_RIVALS_TOOL"], Path(os.environ["CAIS_RIVALS"])
-    docker = Path(subprocess.check_output([tool, "clients", str(rivals)], text=True).strip()) / "docker"
+    docker = (
+        options.docker
+        or Path(subprocess.check_output([tool, "clients", str(rivals)], text=True).strip()) / "docker"
+    )
     cais, rival = Cais(base / "cais", docker), Dockerd(base / "dockerd", docker, tool, rivals)
     rows: list[Row] = []
     cais.start()
@@ -67,6 +76,7 @@ def measure(options: argparse.Namespace, base: Path) -> list[Row]:
                 side.docker("import", str(tar), "busybox:latest")
             for name, act in ENGINE.items():
                 if not options.only or name in options.only.split(","):
+                    print(f"measuring {name}", file=sys.stderr)
                     rows += act(cais, rival, options.runs)
         finally:
             rival.stop()
@@ -84,12 +94,19 @@ def verdict(row: Row) -> str:
     return "must" if ((row.ratio >= row.must) if row.more else (row.ratio <= row.must)) else "missed"
 
 
-def report(rows: list[Row]) -> str:
+def docker_version(docker: Path | None) -> str:
+    """The client that both sides were driven with."""
+    if docker is None:
+        return "the rivals' docker client"
+    return subprocess.check_output([str(docker), "--version"], text=True).strip()
+
+
+def report(rows: list[Row], client: str) -> str:
     """The table, as Markdown."""
     lines = [
         f"{os.cpu_count()} cores of {measures.cpu_model()}, Linux {platform.release()}, "
         f"Python {platform.python_version()}.",
-        "Medians of interleaved runs.",
+        f"Medians of interleaved runs; both sides driven by {client}.",
         "",
         "| measure | Cais | rival | ratio | must | aim | reached |",
         "|---|---|---|---|---|---|---|",

@@ -4,13 +4,14 @@ import hashlib
 import pickle
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cais.errors import Invalid
 from cais.spec.digest import Digest, chain_ids, digest_bytes, parse_digest
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=64))
 def test_a_made_digest_parses_to_itself(data: bytes) -> None:
     """digest_bytes makes what parse_digest takes, and its parts are the algorithm and the hash."""

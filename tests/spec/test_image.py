@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cais.errors import Invalid
@@ -119,6 +119,7 @@ def test_no_configuration(data: bytes) -> None:
         parse_image_config(data)
 
 
+@settings(deadline=None)
 @given(st.integers(-62_000_000_000, 250_000_000_000), st.integers(0, 999_999_999))
 def test_times_parse_back(seconds: int, fraction: int) -> None:
     """Nanoseconds survive the text."""

@@ -1,7 +1,7 @@
 """Platforms: spellings and the choice among several."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cais.errors import Invalid
@@ -47,6 +47,7 @@ def test_no_platform(text: str) -> None:
         parse_platform(text)
 
 
+@settings(deadline=None)
 @given(*[st.from_regex(r"[a-z0-9]{1,6}", fullmatch=True)] * 3)
 def test_formatted_platforms_parse_back(system: str, architecture: str, variant: str) -> None:
     """format and parse are inverse for normalised values."""

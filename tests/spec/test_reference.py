@@ -1,7 +1,7 @@
 """References: Docker's normalisation and the grammar's edges."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cais.errors import Invalid
@@ -41,6 +41,7 @@ def test_spellings(text: str, canonical: str, familiar: str) -> None:
     assert (reference.canonical(), reference.familiar()) == (canonical, familiar)
 
 
+@settings(deadline=None)
 @given(DOMAIN, st.lists(COMPONENT, min_size=1, max_size=4), TAG, st.booleans())
 def test_both_spellings_parse_back(domain: str, path: list[str], tag: str | None, digest: bool) -> None:
     """canonical() and familiar() name the very reference that they were made from."""
@@ -50,6 +51,7 @@ def test_both_spellings_parse_back(domain: str, path: list[str], tag: str | None
     assert parse_reference(reference.familiar()) == reference
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     """Nothing but Invalid comes out of arbitrary text, and what parses survives the round trip."""

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cais.errors import Corrupt, Invalid, NotFound
@@ -50,6 +50,7 @@ def test_an_absent_blob_is_not_found(content: Content) -> None:
             act(digest)
 
 
+@settings(deadline=None)
 @given(chunks=st.lists(st.binary(max_size=50), max_size=6))
 def test_a_written_blob_is_the_sum_of_its_chunks(
     tmp_path_factory: pytest.TempPathFactory, chunks: list[bytes]

@@ -150,6 +150,7 @@ async def test_close_ends_and_reaps_all(workers: Workers, work: ModuleType) -> N
         await workers.run(os.getpid)
 
 
+@pytest.mark.slow
 async def test_the_worker_goes_when_its_engine_is_killed(tmp_path: Path) -> None:
     """Even in the middle of a long piece of work, because the socket closes."""
     code = (

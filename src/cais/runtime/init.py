@@ -55,6 +55,7 @@ class Child:
     __slots__ = (
         "binds",
         "cgroup",
+        "cgroup_binds",
         "cgroups",
         "empty",
         "entered",
@@ -81,6 +82,7 @@ class Child:
         self.stdio = stdio
         self.cgroups = cgroups
         self.cgroup = ""
+        self.cgroup_binds: list[int] = []
         self.entered = False
         self.joins: list[tuple[int, int]] = []
         self.netns = self.pidfd = self.master = -1
@@ -122,8 +124,11 @@ def set_oom_score(child: Child) -> None:
     machine."""
     score = child.process.get("oomScoreAdj") or 0
     try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(str(score))
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, str(score).encode())
+        finally:
+            os.close(fd)
     except PermissionError:
         if score >= 0:
             raise
@@ -205,6 +210,8 @@ def open_host_side(child: Child) -> None:
             or "rbind" in mount.get("options", ())
         ):
             child.binds[index] = rootfs.open_bind(mount)
+        elif mount.get("type") in ("cgroup", "cgroup2"):
+            child.cgroup_binds = rootfs.open_cgroups(child.cgroups.container_mounts(child.cgroup))
     child.masks = rootfs.Masks(child.empty)
 
 
@@ -228,7 +235,8 @@ def make_mounts(child: Child) -> None:
                 rootfs.place_bind(child.binds[index], mount["destination"])
                 os.close(child.binds[index])
             elif mount["type"] in ("cgroup", "cgroup2"):
-                rootfs.place_cgroups(child.cgroups, readonly="ro" in mount.get("options", ()))
+                view = child.cgroups.container_mounts(child.cgroup)
+                rootfs.place_cgroups(view, child.cgroup_binds, readonly="ro" in mount.get("options", ()))
             else:
                 rootfs.place_file_system(mount)
         except OSError as error:

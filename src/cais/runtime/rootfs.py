@@ -11,7 +11,7 @@ import stat
 from typing import Any
 
 from cais.linux import mounts
-from cais.linux.cgroups.base import Cgroups
+from cais.linux.cgroups.base import ContainerView
 from cais.linux.syscalls import (
     CLONE_NEWNS,
     RESOLVE_IN_ROOT,
@@ -253,40 +253,48 @@ def place_file_system(mount: dict[str, Any]) -> None:
         os.close(target)
 
 
-def place_cgroups(cgroups: Cgroups, *, readonly: bool) -> None:
+def open_cgroups(view: ContainerView) -> list[int]:
+    """Detached copies of the container's own groups on the host, -1 for what is a new file system."""
+    return [mounts.clone_tree(m.source, recursive=False) if m.type == "bind" else -1 for m in view.mounts]
+
+
+def place_cgroups(view: ContainerView, opened: list[int], *, readonly: bool) -> None:
     """The container's own view of its control groups at /sys/fs/cgroup."""
-    view = cgroups.container_mounts(readonly=readonly)
-    for mount in view.mounts:
-        options = MountOptions(list(mount.options))
-        target = ensure_folder(mount.destination, follow=False)
-        data = tuple(part for part in mount.data.split(",") if part)
-        # the first is the folder that the others are mounted in: writable until they are there
-        add = options.add & ~mounts.ATTR_RDONLY if mount is view.mounts[0] else options.add
-        fd = mounts.make_file_system(mount.type, data, add, mount.source)
+    for mount, fd in zip(view.mounts, opened, strict=True):
+        if fd < 0:
+            data = tuple(part for part in mount.data.split(",") if part)
+            fd = mounts.make_file_system(mount.type, data, 0, mount.source)
+            target = ensure_folder(mount.destination, follow=False)
+        else:  # in the folder that was mounted first, where nobody else has been yet
+            os.mkdir(mount.destination, 0o755)
+            target = os.open(mount.destination, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         mounts.attach(fd, target)
         os.close(fd)
         os.close(target)
     for link in view.links:
         os.symlink(link.target, link.path)
-    if readonly:
-        first = os.open(view.mounts[0].destination, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        mounts.set_attributes(first, add=mounts.ATTR_RDONLY)
-        os.close(first)
+    first = os.open(view.mounts[0].destination, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    attributes = mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.ATTR_NOEXEC
+    attributes |= mounts.ATTR_RDONLY if readonly else 0
+    mounts.set_attributes(first, add=attributes, propagation=mounts.MS_PRIVATE, recursive=True)
+    os.close(first)
 
 
 def make_devices(devices: list[dict[str, Any]]) -> None:
     """Device nodes and the usual links in a fresh /dev."""
     for device in (*DEFAULT_DEVICES, *devices):
         path = device["path"]
+        if os.path.dirname(path) != "/dev":
+            os.close(ensure_folder(os.path.dirname(path), follow=False))
         kind = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}[device["type"]]
-        os.close(ensure_folder(os.path.dirname(path), follow=False))
         number = os.makedev(device.get("major", 0), device.get("minor", 0))
         try:
             os.mknod(path, kind | device.get("fileMode", 0o666), number)
         except FileExistsError:
             # -v of a device, or --device naming a default one: what is there stays
             continue
-        os.chown(path, device.get("uid", 0), device.get("gid", 0))
+        if device.get("uid") or device.get("gid"):
+            os.chown(path, device.get("uid", 0), device.get("gid", 0))
     for source, name in DEVICE_LINKS:
         try:
             os.symlink(source, name)

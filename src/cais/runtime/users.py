@@ -20,10 +20,13 @@ def read_table(path: str) -> list[list[str]]:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return []
-    with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             return []
-        text = file.read(LIMIT).decode("utf-8", "surrogateescape")
+        text = os.read(fd, min(status.st_size, LIMIT)).decode("utf-8", "surrogateescape")
+    finally:
+        os.close(fd)
     return [line.split(":") for line in text.splitlines() if line and not line.startswith("#")]
 
 

@@ -182,6 +182,7 @@ def test_entries_through_symlinks_land_in_the_layer(tar: Any, layer: Any, tree: 
     assert applied.implied == ("", "usr", "usr/lib", "top", "d", "usr/lib/in")
 
 
+@pytest.mark.slow
 def test_sparse_files_keep_their_holes(tmp_path: Path) -> None:
     """GNU's old form and all three pax forms: content, size, and holes that take no disk."""
     source = tmp_path / "source"
@@ -247,6 +248,7 @@ def test_implied_folders_count_as_entries(tar: Any, layer: Any) -> None:
         layer(tar.file("/".join("a" * 60)), tar.file("b"), limits=Limits(max_entries=50))
 
 
+@pytest.mark.slow
 def test_the_same_as_tar(tmp_path: Path) -> None:
     """A real tree comes out as GNU tar unpacks it: modes, owners, times, links, sizes, attributes, content."""
     subprocess.run(["tar", "-cf", tmp_path / "blob", "-C", "/", "etc", "usr/share/doc/bash"], check=True)

@@ -8,7 +8,7 @@ import tracemalloc
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cais.errors import Corrupt, Invalid
@@ -30,7 +30,9 @@ def inflate(data: bytes, limits: Limits = DEFAULT_LIMITS) -> bytes:
     return b"".join(read_chunks(io.BytesIO(data), limits))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CODECS)
+@settings(deadline=None)
 @given(data=st.binary(max_size=2000), copies=st.integers(1, 300))
 def test_what_was_compressed_comes_back(kind: str, data: bytes, copies: int) -> None:
     """Each codec, from nothing to many chunks."""
@@ -74,6 +76,7 @@ def test_a_broken_zstd_stream_is_corrupt() -> None:
         inflate(bytes(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gzip", "zstd", "xz", "bzip2"])
 def test_a_bomb_is_stopped_in_constant_memory(kind: str) -> None:
     """The ratio is asked beyond the floor, and no chunk is larger than CHUNK on the way."""

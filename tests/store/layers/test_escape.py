@@ -245,6 +245,7 @@ MEMBERS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(MEMBERS, st.booleans())
 def test_no_sequence_of_entries_touches_anything_outside(
@@ -272,6 +273,7 @@ def test_no_sequence_of_entries_touches_anything_outside(
         assert os.getcwd() == here
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damaged_bytes_are_refused_or_harmless(tar: Any, data: st.DataObject) -> None:

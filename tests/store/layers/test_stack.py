@@ -302,6 +302,7 @@ def is_tidy(entries: list[tuple[str, str, str]]) -> bool:
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.lists(ENTRY, min_size=1, max_size=5).filter(is_tidy), min_size=1, max_size=3))
 def test_any_stack(tar: Any, tmp_path: Path, merged: Any, layers: list[list[tuple[str, str, str]]]) -> None:

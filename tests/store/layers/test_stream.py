@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cais.errors import Corrupt
@@ -17,6 +17,7 @@ def threads() -> int:
     return sum(thread.name == "layer-inflate" for thread in threading.enumerate())
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=20), max_size=8), st.lists(st.integers(0, 30), max_size=8))
 def test_pieces_are_exact_whatever_the_chunks(chunks: list[bytes], sizes: list[int]) -> None:
     """take cuts the stream at any place; drain hashes all of it and knows its length."""

@@ -5,7 +5,7 @@ import tarfile
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cais.errors import CaisError, Corrupt, Invalid
@@ -53,6 +53,8 @@ def header(kind: bytes, name: bytes, data: bytes = b"", **fields: bytes) -> byte
     return bytes(block) + data + bytes(-len(data) % 512)
 
 
+@pytest.mark.slow
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -78,6 +80,7 @@ def test_reads_what_the_standard_library_writes(members: Any, format: int, chunk
     assert found == [tuple(member) for member in members]
 
 
+@settings(deadline=None)
 @given(st.integers(-(2**62), 2**62))
 def test_base_256_numbers(value: int) -> None:
     """GNU's large and negative numbers, in fields of twelve bytes."""
@@ -224,6 +227,7 @@ def test_impossible_sparse_maps_are_corrupt(body: bytes) -> None:
         read(header(b"x", b"p", SPARSE) + header(b"0", b"f", body))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_pax_bytes_are_parsed_or_corrupt(data: bytes) -> None:
     """Nothing but Corrupt comes out of arbitrary bytes."""
@@ -233,6 +237,7 @@ def test_any_pax_bytes_are_parsed_or_corrupt(data: bytes) -> None:
         return
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -262,6 +267,7 @@ def test_any_records_are_parsed_or_corrupt(records: list[tuple[str, bytes]]) -> 
         return
 
 
+@settings(deadline=None)
 @given(st.integers(-(10**9), 10**9), st.integers(0, 999_999_999))
 def test_pax_times_are_exact(seconds: int, fraction: int) -> None:
     """Nanoseconds survive, which a float would lose; the sign counts for all of it."""

@@ -26,16 +26,14 @@ class Write(NamedTuple):
 
 
 class CgroupMount(NamedTuple):
-    """One mount of a container's own /sys/fs/cgroup, in order. ``options`` are fstab words (``ro``,
-    ``nosuid`` …), ``data`` is the file system's own option text. ``ro`` must be set by a bind remount
-    (mount_setattr): a read-only *superblock* would clash with other mounts of the same hierarchy
-    (EBUSY)."""
+    """One mount of a container's own /sys/fs/cgroup, in order. ``type`` bind: ``source`` is the group's own folder on
+    the host, to be opened there; else a new file system. ``data`` is the file system's own option text. All of them
+    get ``nosuid``, ``nodev``, ``noexec`` at the end, and ``ro`` unless the container is privileged."""
 
     destination: str
     type: str
     source: str
-    options: tuple[str, ...]
-    data: str
+    data: str = ""
 
 
 class CgroupLink(NamedTuple):
@@ -46,11 +44,10 @@ class CgroupLink(NamedTuple):
 
 
 class ContainerView(NamedTuple):
-    """What a container sees at /sys/fs/cgroup: make ``mounts`` in order, then ``links``; when
-    ``readonly``, remount the first mount read-only last, for the links need it writable."""
+    """What a container sees at /sys/fs/cgroup: make ``mounts`` in order, then ``links``."""
 
     mounts: tuple[CgroupMount, ...]
-    links: tuple[CgroupLink, ...]
+    links: tuple[CgroupLink, ...] = ()
 
 
 class CpuStats(NamedTuple):
@@ -158,8 +155,8 @@ class Cgroups(Protocol):
         """Names of the groups directly below, in any hierarchy; empty when there is no such group."""
         ...
 
-    def container_mounts(self, *, readonly: bool = True) -> ContainerView:
-        """What to mount at a container's /sys/fs/cgroup, from inside its own cgroup namespace."""
+    def container_mounts(self, path: str) -> ContainerView:
+        """What to mount at the /sys/fs/cgroup of a container whose group is ``path``."""
         ...
 
     def missing(self) -> tuple[str, ...]:

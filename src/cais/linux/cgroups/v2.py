@@ -246,10 +246,9 @@ class CgroupsV2:
         check_path(path)
         return list_children(f"{self._base}/{path}")
 
-    def container_mounts(self, *, readonly: bool = True) -> ContainerView:
+    def container_mounts(self, path: str) -> ContainerView:
         """See ``base.Cgroups``."""
-        options = ("nosuid", "nodev", "noexec", "relatime", "ro" if readonly else "rw")
-        return ContainerView((CgroupMount("/sys/fs/cgroup", "cgroup2", "cgroup", options, ""),), ())
+        return ContainerView((CgroupMount("/sys/fs/cgroup", "cgroup2", "cgroup"),))
 
     def missing(self) -> tuple[str, ...]:
         """See ``base.Cgroups``. Realtime limits and switching the OOM killer off do not exist in version
