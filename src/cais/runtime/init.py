@@ -20,7 +20,8 @@ from typing import Any, NoReturn
 from cais.linux import caps, mounts, pty, syscalls
 from cais.linux.cgroups.base import Cgroups
 from cais.linux.seccomp import load_filter
-from cais.runtime import rootfs, users
+from cais.runtime import procfs, rootfs, users
+from cais.runtime.program import DEFAULT_PATH, find_executable
 from cais.runtime.reaper import become_reaper
 
 NAMESPACE_FLAGS = {
@@ -41,7 +42,6 @@ CHANGED_SIGNALS = (
     signal.SIGCHLD,
 )
 TERMINAL, GO, GOING, FAILED = b"T", b"G", b"X", b"F"
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 
 
@@ -50,7 +50,8 @@ class Child:
 
     ``stdio``: three descriptors that become 0, 1, 2, unless a terminal is asked for. ``pidfd``: of the
     running container's first process, for an exec. ``cgroup``: path of the group to join; ``entered``: clone3
-    has put us into its v2 folder."""
+    has put us into its v2 folder. ``traced``: whoever can see this process may be able to trace it. ``proc``: a procfs
+    to write to; ``labels``: what of ``procfs.plan_labels``."""
 
     __slots__ = (
         "binds",
@@ -61,17 +62,20 @@ class Child:
         "entered",
         "identity",
         "joins",
+        "labels",
         "masks",
         "master",
         "netns",
         "pidfd",
         "place",
+        "proc",
         "program",
         "rootfs",
         "seccomp",
         "spec",
         "stdio",
         "sync",
+        "traced",
     )  # fmt: skip
 
     def __init__(
@@ -83,9 +87,10 @@ class Child:
         self.cgroups = cgroups
         self.cgroup = ""
         self.cgroup_binds: list[int] = []
-        self.entered = False
+        self.entered = self.traced = False
         self.joins: list[tuple[int, int]] = []
-        self.netns = self.pidfd = self.master = -1
+        self.netns = self.pidfd = self.master = self.proc = -1
+        self.labels: list[tuple[tuple[str, ...], str]] = []
         self.seccomp = b""
         self.rootfs: dict[str, Any] = {}
         self.place = self.empty = ""
@@ -134,6 +139,16 @@ def set_oom_score(child: Child) -> None:
             raise
 
 
+def plan_labels(child: Child) -> None:
+    """While /proc and /sys are the host's: which security labels this kernel can give, and for an exec, whose /proc
+    will be the container's, the way to give them."""
+    profile, label = child.process.get("apparmorProfile", ""), child.process.get("selinuxLabel", "")
+    if procfs.asks_for_label(profile, label):
+        child.labels = procfs.plan_labels(profile, label, procfs.read_modules())
+        if child.pidfd >= 0:
+            child.proc = procfs.open_proc()
+
+
 def join_cgroup(child: Child) -> None:
     """Before the namespaces: a new cgroup namespace is rooted at the group its maker is in."""
     child.cgroups.join(child.cgroup, entered=child.entered)
@@ -168,6 +183,20 @@ def fork_into_pid_namespace(child: Child) -> None:
     if pid:
         child.sync.send(b"P" + str(pid).encode())
         os._exit(0)
+
+
+def fork_at_last(child: Child) -> None:
+    """The same where others may trace what they see: they get to see a process with no more rights than the program
+    will have, nothing of the host open, and no memory but of this request (CVE-2016-9962)."""
+    pid = syscalls.clone_sibling()
+    if pid:
+        child.sync.send(b"P" + str(pid).encode())
+        if child.master >= 0:  # after the pid: the keeper hands both on together
+            socket.send_fds(child.sync, [TERMINAL], [child.master])
+        os._exit(0)
+    if child.master >= 0:
+        os.close(child.master)
+        child.master = -1
 
 
 def new_session(_: Child) -> None:
@@ -234,11 +263,13 @@ def make_mounts(child: Child) -> None:
             if index in child.binds:
                 rootfs.place_bind(child.binds[index], mount["destination"])
                 os.close(child.binds[index])
+            elif mount["type"] == "proc" and mount["destination"] == "/proc":
+                child.proc = rootfs.place_file_system(mount)
             elif mount["type"] in ("cgroup", "cgroup2"):
                 view = child.cgroups.container_mounts(child.cgroup)
                 rootfs.place_cgroups(view, child.cgroup_binds, readonly="ro" in mount.get("options", ()))
             else:
-                rootfs.place_file_system(mount)
+                os.close(rootfs.place_file_system(mount))
         except OSError as error:
             where = f"{mount.get('source', '')} to {mount['destination']}"
             raise OSError(error.errno, f"mounting {where}: {error.strerror} ({error.filename})") from error
@@ -274,11 +305,20 @@ def set_names(child: Child) -> None:
 
 
 def write_sysctls(child: Child) -> None:
-    """Before /proc/sys becomes read-only."""
-    for name, value in child.linux.get("sysctl", {}).items():
-        path = "/proc/sys/" + name.replace(".", "/")
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(value)
+    """Through the procfs that we have made, or one for the moment when the specification has a bind there."""
+    values = child.linux.get("sysctl", {})
+    if child.proc < 0 and (values or child.labels):
+        child.proc = mounts.make_file_system("proc", ())
+    for name, value in values.items():
+        procfs.write_sysctl(child.proc, name, value)
+
+
+def set_labels(child: Child) -> None:
+    """For the next execve, after the last mount: a label may forbid mounting."""
+    procfs.write_labels(child.proc, child.labels)
+    if child.proc >= 0:
+        os.close(child.proc)
+        child.proc = -1
 
 
 def hide_paths(child: Child) -> None:
@@ -341,6 +381,10 @@ def place_stdio(child: Child) -> None:
             except OSError as error:
                 if error.errno not in (errno.EPERM, errno.EINVAL, errno.EROFS):
                     raise
+
+
+def take_terminal(child: Child) -> None:
+    """The session's controlling terminal, for signals from the keyboard."""
     if child.process.get("terminal"):
         pty.make_controlling(0)
 
@@ -382,6 +426,9 @@ def become_user(child: Child) -> None:
         effective = permitted = 0 if not wanted.get("ambient") else permitted
     syscalls.capset(effective, permitted, inheritable)
     caps.raise_ambient(caps.mask_of(wanted.get("ambient", [])) & permitted & inheritable)
+    # Other ids have set this to what fs.suid_dumpable says (prctl(2)): with 1, any process of the same user could read
+    # the keeper's memory in us.
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
 def set_no_new_privileges(child: Child) -> None:
@@ -400,46 +447,15 @@ def find_program(child: Child) -> None:
     child.program = find_executable(name, environment.get("PATH", DEFAULT_PATH))
 
 
-def find_executable(name: str, path: str) -> str:
-    """The file to execute for ``name``: searched in ``path`` unless it holds a slash (execvp(3))."""
-    quoted = json.dumps(name)
-    if "/" in name:
-        check_executable(name, quoted)
-        return name
-    for folder in path.split(":"):
-        candidate = os.path.join(folder or ".", name)
-        try:
-            check_executable(candidate, quoted)
-        except OSError:
-            continue
-        return candidate
-    raise FileNotFoundError(errno.ENOENT, f"exec: {quoted}: executable file not found in $PATH")
-
-
-def check_executable(path: str, quoted: str) -> None:
-    """Raise what execve would, with Docker's words."""
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        words = {
-            errno.ENOENT: "no such file or directory",
-            errno.ENOTDIR: "not a directory",
-            errno.EACCES: "permission denied",
-        }
-        raise OSError(
-            error.errno, f"exec: {quoted}: stat {path}: {words.get(error.errno or 0, error.strerror)}"
-        ) from None
-    if stat.S_ISDIR(status.st_mode):
-        raise PermissionError(errno.EACCES, f"exec: {quoted}: is a directory: permission denied")
-    if not os.access(path, os.X_OK, effective_ids=True):
-        raise PermissionError(errno.EACCES, f"exec: {quoted}: permission denied")
+def close_at_execve(_: Child) -> None:
+    """Nothing but 0, 1, 2 stays open in the program; before any filter that might refuse the call."""
+    syscalls.close_range(3, 0x7FFFFFFF, cloexec=True)
 
 
 def wait_for_go(child: Child) -> None:
     """Hand over the terminal and wait for the word: if the keeper dies before the task is on record
     elsewhere, nothing runs. The keeper gives it early, so that its work and ours overlap; our answer tells an
     execve, which closes the socket, from a sudden death, which does too."""
-    syscalls.close_range(3, 0x7FFFFFFF, cloexec=True)  # before any filter that might refuse the call
     if child.master >= 0:
         socket.send_fds(child.sync, [TERMINAL], [child.master])
         os.close(child.master)
@@ -468,15 +484,17 @@ def execute(child: Child) -> None:
 CONTAINER = (
     leave_keeper,
     set_oom_score,
+    plan_labels,
     join_cgroup,
     join_namespaces,
-    fork_into_pid_namespace,
-    new_session,
     unshare_cgroup,
     new_keyring,
     raise_loopback,
     open_host_side,
     change_root,
+    # Who is seen from here on is inside the container's root; it must be one who is for procfs to show that namespace.
+    fork_into_pid_namespace,
+    new_session,
     make_mounts,
     make_devices,
     open_terminal,
@@ -487,7 +505,10 @@ CONTAINER = (
     set_limits,
     find_user,
     place_stdio,
+    take_terminal,
     enter_folder,
+    set_labels,
+    close_at_execve,
     wait_for_go,
     load_seccomp_early,
     become_user,
@@ -498,6 +519,7 @@ CONTAINER = (
 EXEC = (
     leave_keeper,
     set_oom_score,
+    plan_labels,
     join_cgroup,
     join_container,
     fork_into_pid_namespace,
@@ -507,7 +529,10 @@ EXEC = (
     set_limits,
     find_user,
     place_stdio,
+    take_terminal,
     enter_folder,
+    set_labels,
+    close_at_execve,
     wait_for_go,
     load_seccomp_early,
     become_user,
@@ -515,13 +540,44 @@ EXEC = (
     set_no_new_privileges,
     execute,
 )
+TRACED_EXEC = (
+    leave_keeper,
+    set_oom_score,
+    plan_labels,
+    join_cgroup,
+    join_container,
+    new_keyring,
+    open_terminal,
+    set_limits,
+    find_user,
+    place_stdio,
+    enter_folder,
+    set_labels,
+    close_at_execve,
+    load_seccomp_early,
+    become_user,
+    find_program,
+    fork_at_last,
+    new_session,
+    take_terminal,
+    wait_for_go,
+    set_no_new_privileges,
+    execute,
+)
 
 
-def run(child: Child) -> NoReturn:
-    """Walk the recipe; a failure goes to the keeper as data and ends the process with Docker's 128."""
+def find_recipe(child: Child) -> tuple[Callable[[Child], None], ...]:
+    """The steps for this child."""
+    if child.pidfd < 0:
+        return CONTAINER
+    return TRACED_EXEC if child.traced else EXEC
+
+
+def run(child: Child, recipe: tuple[Callable[[Child], None], ...]) -> NoReturn:
+    """Walk the ``recipe``; a failure goes to the keeper as data and ends the process with Docker's 128."""
     step: Callable[[Child], None] = leave_keeper
     try:
-        for step in EXEC if child.pidfd >= 0 else CONTAINER:
+        for step in recipe:
             step(child)
     except BaseException as error:
         number = error.errno if isinstance(error, OSError) else 0
