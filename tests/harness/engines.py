@@ -134,6 +134,9 @@ class FakeDriver:
         if state and state.exit:
             del self.tasks[id, exec_id]
 
+    async def forget(self, id: str) -> None:
+        """Driver.forget; ``attach`` leaves nobody waiting."""
+
     async def pids(self, id: str) -> Sequence[int]:
         """Driver.pids."""
         return [self.tasks[id, ""].pid]
