@@ -21,9 +21,9 @@ ENGINE: dict[str, Measure] = {
     "exec": measures.exec_cli,
     "parallel": measures.parallel,
     "logs": measures.logs,
-    "load": measures.load,
     "cold": measures.run_cold,
     "memory": measures.memory,
+    "load": measures.load,
 }
 
 

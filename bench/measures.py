@@ -95,8 +95,9 @@ def whole_life(side: Side) -> Callable[[], float]:
 
 
 def api_life(cais: Cais, rival: Dockerd, runs: int) -> list[Row]:
-    """Create, start, wait, remove, beside a bare `crun run` of dockerd's own bundle: blocks of ten in turn, in a row
-    (sustained) and with time between them for the pool to fill (warm); dockerd's clearing away is waited for."""
+    """Create, start, wait, remove, beside a bare `crun run` of dockerd's own bundle: blocks of ten in turn,
+    in a row (sustained) and with time between them for the pool to fill (warm); dockerd's clearing away is
+    waited for."""
     bundle = make_bundle(rival)
     sustained, warm, bare, theirs = [], [], [], []
     act, other = whole_life(cais), whole_life(rival)
@@ -226,21 +227,11 @@ def memory(cais: Cais, rival: Dockerd, runs: int) -> list[Row]:
 
 
 def make_archive(side: Side, archive: Path) -> None:
-    """What `docker save` writes for an image of a Debian root: most of the rivals' own root folder."""
+    """What `docker save` writes for an image of a Debian root: the libraries and shared files of the rivals'
+    own root."""
     root = side.base.parent / "root.tar"
     folder = Path(str(archive)).parent.parent / "root"
-    parts = [
-        "bin",
-        "etc",
-        "lib",
-        "lib64",
-        "sbin",
-        "usr/bin",
-        "usr/lib/python3",
-        "usr/lib/x86_64-linux-gnu",
-        "usr/share",
-        "var/lib/dpkg",
-    ]
+    parts = ["etc", "usr/lib", "usr/share", "var/lib/dpkg"]
     present = [part for part in parts if (folder / part).exists() or (folder / part).is_symlink()]
     subprocess.run(["tar", "-C", str(folder), "-cf", str(root), *present], check=True)
     side.docker("import", str(root), "bench-root:latest")
@@ -256,15 +247,16 @@ def make_archive(side: Side, archive: Path) -> None:
 
 
 def load(cais: Cais, rival: Dockerd, runs: int) -> list[Row]:
-    """`docker load` of a Debian root as dockerd saves it, removed in between."""
+    """`docker load` of a Debian root as dockerd saves it, each time into an empty engine on a tmpfs. On a
+    disk the figure is the file system's mood: ext4 searches long for inodes that were not deleted lately."""
     archive = rival.rivals / "share" / "debian-root.tar"
     if not archive.exists():
         make_archive(rival, archive)
     found: dict[str, list[float]] = {cais.name: [], rival.name: []}
-    for _ in range(min(runs, 3)):
+    for _ in range(3):
         for side in (cais, rival):
+            side.renew()
             found[side.name].append(side.timed("load", stdin=archive))
-            side.docker("rmi", "-f", "bench-root:latest")
     ours, theirs = (statistics.median(found[side.name]) for side in (cais, rival))
     return [
         Row(

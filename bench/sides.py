@@ -20,15 +20,19 @@ def wait_until(condition, what: str, seconds: float = 60.0) -> None:  # type: ig
         time.sleep(0.01)
 
 
-def in_namespace(command: list[str]) -> list[str]:
-    """``command`` in a network namespace of its own, loopback up."""
-    return ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *command]
+def in_namespace(command: list[str], memory: str = "") -> list[str]:
+    """``command`` in a network namespace of its own, loopback up; with a tmpfs of its own at the folder
+    ``memory``."""
+    script = 'ip link set lo up && if [ -n "$1" ]; then mount -t tmpfs tmpfs "$1"; fi && shift && exec "$@"'
+    return ["unshare", "--net", "--mount", "sh", "-c", script, "sh", memory, *command]
 
 
 class Side:
     """One engine: ``name`` for the report, ``socket`` of its API, ``docker`` the client."""
 
     name = ""
+    in_memory = False
+    """Whether the root folder is on a tmpfs that ends with the engine."""
 
     def __init__(self, base: Path, docker: Path) -> None:
         self.base = base
@@ -91,16 +95,12 @@ class Cais(Side):
 
     def start(self) -> None:
         """Start; returns when it answers."""
-        self.base.mkdir(parents=True, exist_ok=True)
-        flags = [
-            "--root",
-            str(self.base / "root"),
-            "--run",
-            str(self.base / "run"),
-            "--host",
-            f"unix://{self.socket}",
-        ]
-        command = in_namespace([str(CAIS), "daemon", *flags, "--cgroup-parent", "cais-bench"])
+        memory = self.base / "memory"
+        memory.mkdir(parents=True, exist_ok=True)
+        root = memory / "root" if self.in_memory else self.base / "root"
+        flags = ["--root", str(root), "--run", str(self.base / "run"), "--host", f"unix://{self.socket}"]
+        words = [str(CAIS), "daemon", *flags, "--cgroup-parent", "cais-bench"]
+        command = in_namespace(words, str(memory) if self.in_memory else "")
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         self._process.stdout.readline()
@@ -120,6 +120,11 @@ class Cais(Side):
         """A new engine on the same folder."""
         self._end()
         self.start()
+
+    def renew(self) -> None:
+        """A new engine on an empty folder in memory."""
+        self.in_memory = True
+        self.restart()
 
     def _end(self) -> None:
         self._process.send_signal(signal.SIGTERM)
@@ -149,7 +154,10 @@ class Dockerd(Side):
     def start(self) -> None:
         """Start; returns when it answers."""
         self.base.mkdir(parents=True, exist_ok=True)
-        subprocess.run(in_namespace([self.tool, "dockerd", str(self.rivals)]), check=True)
+        # the rivals' /run is a tmpfs of each start's own
+        data = "/run/docker-bench" if self.in_memory else "/var/lib/docker-bench"
+        command = [self.tool, "dockerd", str(self.rivals), "--data-root", data]
+        subprocess.run(in_namespace(command), check=True)
         wait_until(self._answers, "dockerd")
         self.pid = int((self.rivals / "share" / "docker.pid").read_text())
 
@@ -169,12 +177,23 @@ class Dockerd(Side):
         ]
         return sorted({*descendants(self.pid), *shims})
 
-    def stop(self) -> None:
-        """End it."""
-        for id in self.docker("ps", "-aq").split():
-            self.docker("rm", "-f", id)
+    def renew(self) -> None:
+        """A new engine on an empty folder in memory."""
+        self._end()
+        self.in_memory = True
+        self.start()
+
+    def _end(self) -> None:
         os.kill(self.pid, signal.SIGTERM)
         wait_until(lambda: not Path(f"/proc/{self.pid}").exists(), "dockerd's end")
+
+    def stop(self) -> None:
+        """End it and remove what it kept."""
+        for id in self.docker("ps", "-aq").split():
+            self.docker("rm", "-f", id)
+        self._end()
+        for path in (self.rivals / "root" / "var" / "lib").glob("docker-bench*"):
+            shutil.rmtree(path, ignore_errors=True)
         shutil.rmtree(self.base, ignore_errors=True)
 
 
