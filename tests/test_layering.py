@@ -65,7 +65,9 @@ def test_nothing_is_imported_inside_a_function(path: Path) -> None:
     """Imports stand at the top; late ones go through the command table as text."""
     for function in ast.walk(ast.parse(path.read_text())):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert not [n for n in ast.walk(function) if isinstance(n, ast.Import | ast.ImportFrom)], function.name
+            assert not [n for n in ast.walk(function) if isinstance(n, ast.Import | ast.ImportFrom)], (
+                function.name
+            )
 
 
 def test_no_module_takes_part_in_an_import_cycle() -> None:
@@ -83,7 +85,9 @@ def test_no_module_takes_part_in_an_import_cycle() -> None:
     assert not graph, f"in a cycle: {sorted(graph)}"
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.name == "__init__.py" and p.parent != SOURCE], ids=str)
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if p.name == "__init__.py" and p.parent != SOURCE], ids=str
+)
 def test_package_files_are_empty(path: Path) -> None:
     """Names are imported from the module that defines them."""
     assert not path.read_text()

@@ -1,12 +1,12 @@
 /* Who may trace in a container: stops each process the moment it appears, and searches its memory.
  *
- * reader FIRST SECOND ROUNDS: the text searched for is FIRST and SECOND joined, so that our own arguments do not hold
- * it. A line a process: number, capabilities, whether the text was found, what it executes, its command line. It lets
- * each go as soon as it was searched, and ends after ROUNDS of them, or when its standard input ends. */
+ * reader FIRST SECOND [keep|hold]: the text searched for is FIRST and SECOND joined, so that our own arguments do not hold
+ * it. A line a process: number, capabilities, seccomp mode, open descriptors, whether the text was found, what it
+ * executes, its command line. It lets each go as soon as it was searched; with "keep" it lets it run but stays its
+ * tracer, so that its parent cannot collect it; with "hold" it is never let go. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,8 +69,17 @@ static int search(int pid, const char *text)
 static void report(int pid, const char *text)
 {
     char capabilities[20] = "?", exe[256] = "?", path[64], *at;
-    if (read_whole(pid, "status") > 0 && (at = strstr(buffer, "CapPrm:")))
-        sscanf(at, "CapPrm: %16s", capabilities);
+    int seccomp = -1, open = 0;
+    if (read_whole(pid, "status") > 0) {
+        if ((at = strstr(buffer, "CapPrm:")))
+            sscanf(at, "CapPrm: %16s", capabilities);
+        if ((at = strstr(buffer, "Seccomp:")))
+            sscanf(at, "Seccomp: %d", &seccomp);
+    }
+    for (int fd = 0; fd < 100; fd++) {
+        snprintf(path, sizeof path, "/proc/%d/fd/%d", pid, fd);
+        open += !faccessat(AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW);
+    }
     snprintf(path, sizeof path, "/proc/%d/exe", pid);
     long size = readlink(path, exe, sizeof exe - 1);
     exe[size < 0 ? 0 : size] = 0;
@@ -79,37 +88,39 @@ static void report(int pid, const char *text)
     for (long i = 0; i + 1 < count; i++)
         if (!buffer[i])
             buffer[i] = ' ';
-    printf("%d %s %s %s %.200s\n", pid, capabilities, found > 0 ? "found" : found ? "refused" : "clean", exe, buffer);
+    printf("%d %s %d %d %s %s %.200s\n", pid, capabilities, seccomp, open,
+           found > 0 ? "found" : found ? "refused" : "clean", exe, buffer);
     fflush(stdout);
 }
 
 int main(int count, char **words)
 {
     char text[256];
-    int rounds = count > 3 ? atoi(words[3]) : 1, next = getpid() + 1;
-    struct pollfd input = {0, POLLIN, 0};
+    int next = getpid() + 1;
     snprintf(text, sizeof text, "%s%s", words[1], words[2]);
     puts("ready");
     fflush(stdout);
-    for (unsigned long turn = 0; rounds; turn++) {
-        if (!(turn % 4096) && poll(&input, 1, 0) && input.revents)
-            return 0;
-        if (ptrace(PTRACE_SEIZE, next, 0, 0) < 0) {
+    for (int ahead = 0;; ahead = (ahead + 1) % 8) { /* numbers rise; one may have come and gone unseen */
+        if (ptrace(PTRACE_SEIZE, next + ahead, 0, 0) < 0) {
             if (errno != ESRCH) {
-                printf("%d - refused - %s\n", next, strerror(errno));
+                printf("%d - - - refused - %s\n", next + ahead, strerror(errno));
                 fflush(stdout);
-                next++;
+                next += ahead + 1;
+                ahead = -1;
             }
             continue;
         }
+        next += ahead;
+        ahead = -1;
         ptrace(PTRACE_INTERRUPT, next, 0, 0);
         int status;
         if (waitpid(next, &status, __WALL) == next && WIFSTOPPED(status)) {
             report(next, text);
-            ptrace(PTRACE_DETACH, next, 0, 0);
+            if (count < 4)
+                ptrace(PTRACE_DETACH, next, 0, 0);
+            else if (!strcmp(words[3], "keep"))
+                ptrace(PTRACE_CONT, next, 0, 0);
         }
         next++;
-        rounds--;
     }
-    return 0;
 }

@@ -328,6 +328,7 @@ class Lifecycle:
         self._fleet.forget(live)
         self._rooms.snapshots.remove(live.id)
         self._fleet.publish(live, "destroy")
+        await self._rooms.driver.forget(live.id)
         live.wake_removed((live.state.exit_code, live.state.error))
 
     def _part_with_volumes(self, live: Live, remove: bool) -> None:

@@ -7,7 +7,6 @@ import struct
 import termios
 
 TIOCGPTPEER = 0x5441
-TIOCGPTN = 0x80045430
 TIOCSPTLCK = 0x40045431
 
 
@@ -28,12 +27,6 @@ def open_master(path: str) -> int:
 def open_slave(master: int) -> int:
     """The slave of ``master``, by descriptor and not by its name in /dev/pts (TIOCGPTPEER, Linux 4.13)."""
     return int(fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
-
-
-def slave_number(master: int) -> int:
-    """N of the slave's name /dev/pts/N."""
-    raw = fcntl.ioctl(master, TIOCGPTN, b"\0\0\0\0")
-    return int(struct.unpack("=i", raw)[0])
 
 
 def set_size(fd: int, height: int, width: int) -> None:

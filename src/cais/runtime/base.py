@@ -135,6 +135,11 @@ class Driver(Protocol):
         """The exit is on record: the keeper may forget it. Idempotent."""
         ...
 
+    async def forget(self, id: str) -> None:
+        """There will be no task ``id`` any more: who attached before a start that did not come sees the end of the
+        streams. Idempotent."""
+        ...
+
     async def pids(self, id: str) -> Sequence[int]:
         """Host pids of all processes of the task's cgroup."""
         ...

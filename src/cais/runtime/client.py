@@ -56,6 +56,7 @@ class KeeperDriver:
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._seq = 0
         self._held: dict[tuple[str, str], Held] = {}
+        self._awaited: set[str] = set()
         self._listeners: list[Callable[[TaskExit], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
@@ -244,6 +245,7 @@ class KeeperDriver:
             "log": msgspec.to_builtins(start.log),
         }
         answer = await self._request(message, (start.netns,) if start.netns >= 0 else ())
+        self._awaited.discard(start.id)
         return msgspec.convert(answer["state"], TaskState)
 
     async def exec(self, start: ExecStart) -> TaskState:
@@ -287,12 +289,21 @@ class KeeperDriver:
                 "stderr": stderr,
             }
             try:
-                await self._request(request, (theirs.fileno(),))
+                answer = await self._request(request, (theirs.fileno(),))
             except BaseException:
                 ours.close()
                 raise
+        if answer.get("waits"):
+            self._awaited.add(id)
         ours.setblocking(False)
         return ours
+
+    async def forget(self, id: str) -> None:
+        """See ``Driver.forget``."""
+        if id in self._awaited:
+            self._awaited.discard(id)
+            with contextlib.suppress(errors.Unavailable):  # a keeper that has gone has nobody waiting
+                await self._request({"op": "forget", "id": id})
 
     async def pause(self, id: str) -> None:
         """See ``Driver.pause``."""

@@ -1,21 +1,18 @@
-"""What a container's first process does between clone and execve: a recipe of named steps, in an order that
-matters.
+"""What a container's processes do between clone and execve: the steps of ``recipes``, each a function.
 
 Runs in a child of the keeper, single-threaded, with everything already imported. A failing step is reported
 to the keeper as data (step, errno, text), never printed. Nothing here knows of images, networks or records;
 it obeys the OCI runtime specification (config.md, config-linux.md) it is given as plain JSON data."""
 
 import errno
-import json
 import os
 import resource
 import signal
 import socket
 import stat
 import struct
-from collections.abc import Callable
 from fcntl import ioctl
-from typing import Any, NoReturn
+from typing import Any
 
 from cais.linux import caps, mounts, pty, syscalls
 from cais.linux.cgroups.base import Cgroups
@@ -90,7 +87,7 @@ class Child:
         self.entered = self.traced = False
         self.joins: list[tuple[int, int]] = []
         self.netns = self.pidfd = self.master = self.proc = -1
-        self.labels: list[tuple[tuple[str, ...], str]] = []
+        self.labels: list[procfs.Label] = []
         self.seccomp = b""
         self.rootfs: dict[str, Any] = {}
         self.place = self.empty = ""
@@ -190,9 +187,7 @@ def fork_at_last(child: Child) -> None:
     will have, nothing of the host open, and no memory but of this request (CVE-2016-9962)."""
     pid = syscalls.clone_sibling()
     if pid:
-        child.sync.send(b"P" + str(pid).encode())
-        if child.master >= 0:  # after the pid: the keeper hands both on together
-            socket.send_fds(child.sync, [TERMINAL], [child.master])
+        socket.send_fds(child.sync, [b"P" + str(pid).encode()], [child.master] if child.master >= 0 else [])
         os._exit(0)
     if child.master >= 0:
         os.close(child.master)
@@ -292,7 +287,7 @@ def open_terminal(child: Child) -> None:
     if size:
         pty.set_size(slave, size.get("height", 0), size.get("width", 0))
     if child.pidfd < 0:
-        rootfs.bind_console(slave, pty.slave_number(child.master))
+        rootfs.bind_console(slave)
     child.stdio = (slave, slave, slave)
 
 
@@ -315,7 +310,8 @@ def write_sysctls(child: Child) -> None:
 
 def set_labels(child: Child) -> None:
     """For the next execve, after the last mount: a label may forbid mounting."""
-    procfs.write_labels(child.proc, child.labels)
+    if child.labels:
+        procfs.write_labels(child.proc, child.labels)
     if child.proc >= 0:
         os.close(child.proc)
         child.proc = -1
@@ -452,6 +448,12 @@ def close_at_execve(_: Child) -> None:
     syscalls.close_range(3, 0x7FFFFFFF, cloexec=True)
 
 
+def close_now(child: Child) -> None:
+    """The same, and for those who may trace us nothing is open even before it."""
+    syscalls.keep_only({child.sync.fileno(), child.master})
+    close_at_execve(child)
+
+
 def wait_for_go(child: Child) -> None:
     """Hand over the terminal and wait for the word: if the keeper dies before the task is on record
     elsewhere, nothing runs. The keeper gives it early, so that its work and ours overlap; our answer tells an
@@ -479,118 +481,3 @@ def execute(child: Child) -> None:
         become_reaper(child.sync, terminal=bool(child.process.get("terminal")))
     os.umask(0o022)  # it was 0 for the exact modes of what the recipe makes; programs expect the usual one
     os.execve(child.program, [os.fsencode(a) for a in child.process["args"]], make_environment(child))
-
-
-CONTAINER = (
-    leave_keeper,
-    set_oom_score,
-    plan_labels,
-    join_cgroup,
-    join_namespaces,
-    unshare_cgroup,
-    new_keyring,
-    raise_loopback,
-    open_host_side,
-    change_root,
-    # Who is seen from here on is inside the container's root; it must be one who is for procfs to show that namespace.
-    fork_into_pid_namespace,
-    new_session,
-    make_mounts,
-    make_devices,
-    open_terminal,
-    set_names,
-    write_sysctls,
-    hide_paths,
-    close_root,
-    set_limits,
-    find_user,
-    place_stdio,
-    take_terminal,
-    enter_folder,
-    set_labels,
-    close_at_execve,
-    wait_for_go,
-    load_seccomp_early,
-    become_user,
-    find_program,
-    set_no_new_privileges,
-    execute,
-)
-EXEC = (
-    leave_keeper,
-    set_oom_score,
-    plan_labels,
-    join_cgroup,
-    join_container,
-    fork_into_pid_namespace,
-    new_session,
-    new_keyring,
-    open_terminal,
-    set_limits,
-    find_user,
-    place_stdio,
-    take_terminal,
-    enter_folder,
-    set_labels,
-    close_at_execve,
-    wait_for_go,
-    load_seccomp_early,
-    become_user,
-    find_program,
-    set_no_new_privileges,
-    execute,
-)
-TRACED_EXEC = (
-    leave_keeper,
-    set_oom_score,
-    plan_labels,
-    join_cgroup,
-    join_container,
-    new_keyring,
-    open_terminal,
-    set_limits,
-    find_user,
-    place_stdio,
-    enter_folder,
-    set_labels,
-    close_at_execve,
-    load_seccomp_early,
-    become_user,
-    find_program,
-    fork_at_last,
-    new_session,
-    take_terminal,
-    wait_for_go,
-    set_no_new_privileges,
-    execute,
-)
-
-
-def find_recipe(child: Child) -> tuple[Callable[[Child], None], ...]:
-    """The steps for this child."""
-    if child.pidfd < 0:
-        return CONTAINER
-    return TRACED_EXEC if child.traced else EXEC
-
-
-def run(child: Child, recipe: tuple[Callable[[Child], None], ...]) -> NoReturn:
-    """Walk the ``recipe``; a failure goes to the keeper as data and ends the process with Docker's 128."""
-    step: Callable[[Child], None] = leave_keeper
-    try:
-        for step in recipe:
-            step(child)
-    except BaseException as error:
-        number = error.errno if isinstance(error, OSError) else 0
-        text = (
-            error.strerror
-            if isinstance(error, OSError) and error.strerror
-            else str(error) or type(error).__name__
-        )
-        if isinstance(error, OSError) and error.filename:
-            text = f"{error.filename}: {text}"
-        report = {"step": step.__name__, "errno": number or 0, "text": text}
-        try:
-            child.sync.send(FAILED + json.dumps(report).encode()[:60000])
-        except OSError:  # the keeper has gone; there is nobody left to tell
-            os._exit(129)
-    os._exit(128)

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 from cais.linux import pidfd as pidfds
-from cais.linux import pty, syscalls
+from cais.linux import syscalls
 from cais.linux.cgroups.base import Cgroups
-from cais.runtime import init
+from cais.runtime import fresh, init, recipes, tracing
+from cais.runtime.acts import Acts
 from cais.runtime.link import Link
 from cais.runtime.logs import LogFile
 from cais.runtime.loop import Loop
@@ -26,18 +27,20 @@ from cais.runtime.processes import (
     STARTING,
     Failure,
     Process,
+    close_all,
     describe_failure,
     is_new,
     make_stdio,
     now_ns,
     open_namespaces,
+    take_over,
 )
 from cais.runtime.streams import Client, StandardStreams
 
 DRAIN_SECONDS = 2.0
 """How long output may come after a process has ended, from others that hold its pipes."""
 
-CODE_TRIES = 50
+CODE_TRIES, FAILED_TRIES, LIST_TRIES = 50, 500, 1000
 
 IDLE_SECONDS = 10.0
 """A keeper without tasks and without an engine ends after this long."""
@@ -53,6 +56,7 @@ class Keeper:
         self.cgroups = cgroups
         self.processes: dict[tuple[str, str], Process] = {}
         self.waiting: dict[tuple[str, str], list[Client]] = {}
+        self.acts = Acts(self.processes, cgroups)
         self.loop = Loop()
         self.watch, self.after = self.loop.watch, self.loop.after
         self.link = Link(listener, self.watch, self.serve)
@@ -76,7 +80,8 @@ class Keeper:
         def reply(**values: object) -> None:
             self.tell({"seq": seq, **values})
 
-        operation = getattr(self, "op_" + str(message.get("op")), None)
+        name = "op_" + str(message.get("op"))
+        operation = getattr(self, name, None) or getattr(self.acts, name, None)
         try:
             if operation is None:
                 raise Failure("Unsupported", f"unknown request: {message.get('op')}")
@@ -95,13 +100,6 @@ class Keeper:
             if fd >= 0:
                 os.close(fd)
 
-    def find(self, message: dict[str, Any]) -> Process:
-        """The process a request names."""
-        process = self.processes.get((message["id"], message.get("exec_id", "")))
-        if process is None or process.state == STARTING:
-            raise Failure("NotFound", f"no such task: {message['id']} {message.get('exec_id', '')}".rstrip())
-        return process
-
     # --- requests
 
     def op_hello(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> None:
@@ -115,13 +113,18 @@ class Keeper:
         """Everything that runs, or whose exit nobody has acknowledged."""
         self.tell_list(reply)
 
-    def tell_list(self, reply: Callable[..., None], pending: set[Process] | None = None) -> None:
+    def tell_list(
+        self, reply: Callable[..., None], pending: set[Process] | None = None, tries: int = LIST_TRIES
+    ) -> None:
         """Once nothing is half-way: a start that an engine asked for before it was killed must not come to run after
-        its successor was told that there is no such task."""
+        its successor was told that there is no such task. One that a tracer (or a dead disk) holds up is given up."""
         tasks = self.processes.values()
         pending = {each for each in (tasks if pending is None else pending) if each.state == STARTING}
-        if pending & set(tasks):
-            self.after(0.005, lambda: self.tell_list(reply, pending))
+        pending &= set(tasks)
+        if pending:
+            for each in () if tries else pending:
+                self.fail_start(each, b"the start took too long", plain=True)
+            self.after(0.005, lambda: self.tell_list(reply, pending, tries - 1 if tries else LIST_TRIES))
         else:
             reply(tasks=[each.describe() for each in tasks if each.state != STARTING], pid=os.getpid())
 
@@ -141,13 +144,17 @@ class Keeper:
         process.record["log"] = message["log"]
         process.record["stdin_once"] = message.get("stdin_once", False)
         process.record["own_pid_namespace"] = is_new(spec, "pid")
+        process.record["traces"] = tracing.may_trace(spec["process"])
         process.reply = reply
         self.cgroups.create(process.cgroup, spec["linux"].get("resources", {}))
         opened: list[int] = []
         try:
             joins = open_namespaces(spec, opened)
             child = self.make_child(spec, process, message)
-            process.changes_pid = any(flag == syscalls.CLONE_NEWPID for _, flag in joins)
+            seen = [f"/proc/self/fd/{fd}" for fd, flag in joins if flag == syscalls.CLONE_NEWPID]
+            process.changes_pid = bool(seen)
+            child.traced = process.record["traces"] and tracing.stays_interpreter(spec)
+            child.traced |= any(tracing.is_traced(path, self.processes.values()) for path in seen)
             child.rootfs, child.joins = message["rootfs"], joins
             child.netns = fds[0] if fds else -1
             flags = sum(
@@ -180,6 +187,10 @@ class Keeper:
         process.record["log"] = {"driver": "none", "path": "", "max_size": 0, "max_files": 1}
         child = self.make_child({"process": message["process"]}, process, message)
         child.pidfd = task.pidfd
+        if tracing.may_trace(message["process"]) and not task.record.get("traces"):
+            task.record["traces"] = True
+            self.hand_over(task)
+        child.traced = tracing.is_traced(f"/proc/{task.pid}/ns/pid", self.processes.values())
         self.launch(process, child, 0)
 
     def make_child(self, spec: dict[str, Any], process: Process, message: dict[str, Any]) -> init.Child:
@@ -188,6 +199,7 @@ class Keeper:
         stdio, outputs, feed = make_stdio(
             spec["process"], message.get("open_stdin", False), message.get("attach", True)
         )
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         process.sync = ours
         process.terminal = bool(spec["process"].get("terminal"))
         process.record["outputs"], process.record["feed"] = outputs, feed
@@ -200,12 +212,13 @@ class Keeper:
 
     def launch(self, process: Process, child: init.Child, flags: int) -> None:
         """Clone the child into its namespaces and group, and listen to what it reports."""
-        unified = self.cgroups.unified_fd(process.cgroup)
+        # A new interpreter's memory is not for the container's limit: that one joins later.
+        unified = None if child.traced else self.cgroups.unified_fd(process.cgroup)
         try:
             child.entered = unified is not None
             pid = syscalls.clone3(flags, cgroup=-1 if unified is None else unified)
             if pid == 0:
-                init.run(child)
+                recipes.run(child, fresh.LEAVE if child.traced else recipes.find_recipe(child))
             process.pid, process.pidfd = pid, pidfds.open_pidfd(pid)
         except BaseException:
             self.close_streams(process)
@@ -229,6 +242,13 @@ class Keeper:
         for fd in {*process.record.pop("outputs", {}), process.record.pop("feed", -1), process.master} - {-1}:
             os.close(fd)
         process.master = -1
+        self.close_sync(process)
+
+    def close_sync(self, process: Process) -> None:
+        """The child has no more to report."""
+        for _, _, fds in process.early:
+            close_all(fds)
+        process.early.clear()
         if process.sync is not None:
             self.watch(process.sync.fileno(), 0, None)
             process.sync.close()
@@ -240,19 +260,26 @@ class Keeper:
         """A report of the recipe: pid, terminal, going, failed; or end of file, which is the execve."""
         while process.sync is not None:
             try:
-                data, fds, _, _ = socket.recv_fds(process.sync, 65536, 1)
+                data, fds = process.receive()
             except BlockingIOError:
                 return
             except ConnectionResetError:
                 # The child ended without having read our word to go: told once, what it had sent before comes next.
                 continue
-            process.master = fds[0] if fds else process.master
-            if data[:1] == b"P":
+            ready = process.io is not None
+            if process.terminal and not ready and process.master < 0 and len(fds) == 1:
+                process.master = fds.pop()
+            close_all(fds)
+            # Each report counts at its own time only: a tracer may make a child say anything at any.
+            if data[:1] == b"P" and process.changes_pid:
+                process.changes_pid = False
                 self.replace_pid(process, int(data[1:]))
-            elif data[:1] == init.TERMINAL:
+            elif data[:1] == init.TERMINAL and process.master >= 0 and not process.changes_pid:
                 self.make_ready(process)
+            elif data[:1] in (b"P", init.TERMINAL):
+                continue
             elif data[:1] == init.GOING:
-                process.going = True
+                process.going = ready
             elif data[:1] == init.FAILED:
                 self.fail_start(process, data[1:])
             elif process.going:
@@ -267,7 +294,7 @@ class Keeper:
         os.waitpid(process.pid, 0)
         process.pid, process.pidfd = pid, pidfds.open_pidfd(pid)
         self.watch(process.pidfd, select.EPOLLIN, lambda _: self.on_end(process))
-        if not process.terminal:
+        if not process.terminal or process.master >= 0:
             self.make_ready(process)
 
     def make_ready(self, process: Process) -> None:
@@ -308,45 +335,34 @@ class Keeper:
 
     def hand_over(self, process: Process) -> None:
         """Copies of a process's descriptors and its record to the engine."""
-        io = process.io
-        if io is None:
-            return
-        names, fds = ["pidfd"], [process.pidfd]
-        for fd, stream in io.outputs.items():
-            names.append("master" if io.terminal else stream)
-            fds.append(fd)
-        if io.stdin >= 0 and not io.terminal:
-            names.append("stdin")
-            fds.append(io.stdin)
-        record = {
-            **process.record,
-            "id": process.id,
-            "exec_id": process.exec_id,
-            "pid": process.pid,
-            "names": names,
-        }
-        record |= {"cgroup": process.cgroup, "started_ns": process.started_ns, "paused": process.paused}
-        self.tell({"event": "held", "record": record}, tuple(fds))
+        if process.io is not None:
+            record, fds = process.hand_over(process.io)
+            self.tell({"event": "held", "record": record}, tuple(fds))
 
     def finish_start(self, process: Process) -> None:
         """The program runs."""
-        assert process.sync is not None
-        self.watch(process.sync.fileno(), 0, None)
-        process.sync.close()
-        process.sync = None
+        self.close_sync(process)
         process.state = RUNNING
         if process.reply is not None:
             process.reply(state=process.describe())
             process.reply = None
 
     def fail_start(self, process: Process, report: bytes, *, plain: bool = False) -> None:
-        """The program could not be started: undo everything and say why."""
+        """The program could not be started: kill what there is of it, then undo everything and say why."""
         process.kill()
         self.watch(process.pidfd, 0, None)
-        _, status = os.waitpid(process.pid, 0)
-        failure = describe_failure(
-            report.decode("utf-8", "replace") if plain else "", b"" if plain else report, status
-        )
+        self.close_sync(process)
+        text = report.decode("utf-8", "replace") if plain else ""
+        self.undo_start(process, text, b"" if plain else report, FAILED_TRIES)
+
+    def undo_start(self, process: Process, text: str, report: bytes, tries: int) -> None:
+        """As soon as it is dead. Never waiting for that: a tracer in the container keeps its dead from us as long as
+        it likes (ptrace(2)), and all others would have to wait too."""
+        pid, status = os.waitpid(process.pid, os.WNOHANG)
+        if not pid and tries:
+            self.after(0.002, lambda: self.undo_start(process, text, report, tries - 1))
+            return
+        failure = describe_failure(text, report, status)
         os.close(process.pidfd)
         if process.io is not None:
             process.io.on_finished = lambda: None
@@ -358,6 +374,7 @@ class Keeper:
         if not process.exec_id:
             self.remove_cgroup(process.cgroup)
         self.tell({"event": "failed", "id": process.id, "exec_id": process.exec_id})
+        self.on_child_signal()
         if process.reply is not None:
             process.reply(error={"kind": failure.kind, "text": failure.text, "code": failure.code})
 
@@ -381,6 +398,7 @@ class Keeper:
             return
         if process.collect(last=not tries):
             self.conclude(process)
+            self.on_child_signal()
         else:
             self.after(0.02, lambda: self.collect(process, tries - 1))
 
@@ -416,6 +434,15 @@ class Keeper:
             if tries:
                 self.after(0.02, lambda: self.remove_cgroup(path, tries - 1))
 
+    def op_forget(
+        self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]
+    ) -> dict[str, Any]:
+        """There will be no such task: who waited for it sees the end."""
+        for key in [key for key in self.waiting if key[0] == message["id"]]:
+            for client in self.waiting.pop(key):
+                client.close()
+        return {}
+
     def op_acknowledge(
         self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]
     ) -> dict[str, Any]:
@@ -424,67 +451,6 @@ class Keeper:
         process = self.processes.get(key)
         if process is not None and process.state >= ENDED:
             del self.processes[key]
-        return {}
-
-    # --- acts on running processes
-
-    def op_kill(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> dict[str, Any]:
-        """One signal to one process."""
-        try:
-            self.find(message).signal(message["signal"])
-        except ProcessLookupError:
-            raise Failure("NotFound", f"task has ended: {message['id']}") from None
-        return {}
-
-    def op_kill_all(
-        self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]
-    ) -> dict[str, Any]:
-        """SIGKILL to the whole group."""
-        process = self.processes.get((message["id"], ""))
-        if process is not None and process.state < ENDED:
-            process.kill()
-            self.cgroups.kill(process.cgroup)
-        return {}
-
-    def op_pause(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> dict[str, Any]:
-        """Freeze."""
-        process = self.find(message)
-        if process.paused:
-            raise Failure("Conflict", f"Container {message['id']} is already paused")
-        self.cgroups.freeze(process.cgroup)
-        process.paused = True
-        return {}
-
-    def op_resume(
-        self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]
-    ) -> dict[str, Any]:
-        """Thaw."""
-        process = self.find(message)
-        if not process.paused:
-            raise Failure("Conflict", f"Container {message['id']} is not paused")
-        self.cgroups.thaw(process.cgroup)
-        process.paused = False
-        return {}
-
-    def op_pids(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> dict[str, Any]:
-        """Every process of the group."""
-        return {"pids": self.cgroups.pids(self.find(message).cgroup)}
-
-    def op_update(
-        self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]
-    ) -> dict[str, Any]:
-        """New limits."""
-        self.cgroups.update(self.find(message).cgroup, message["resources"])
-        return {}
-
-    def op_resize(
-        self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]
-    ) -> dict[str, Any]:
-        """A terminal's size."""
-        process = self.find(message)
-        if process.io is None or not process.io.terminal or process.io.stdin < 0:
-            raise Failure("Conflict", f"no terminal: {message['id']}")
-        pty.set_size(process.io.stdin, message["height"], message["width"])
         return {}
 
     def op_attach(
@@ -501,33 +467,13 @@ class Keeper:
             client.close()
         else:
             self.waiting.setdefault(key, []).append(client)
-        return {}
+        return {"waits": key in self.waiting}
 
     # --- taking over from a keeper that died
 
     def op_adopt(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> dict[str, Any]:
         """A process of our predecessor, with the copies the engine held."""
-        record = message["record"]
-        process = Process(record["id"], record["exec_id"], record["cgroup"])
-        process.pid, process.started_ns, process.paused = (
-            record["pid"],
-            record["started_ns"],
-            record["paused"],
-        )
-        process.record = {
-            name: record[name] for name in ("log", "stdin_once", "own_pid_namespace") if name in record
-        }
-        outputs: dict[int, str] = {}
-        feed = -1
-        for name, fd in zip(record["names"], fds, strict=True):
-            if name == "pidfd":
-                process.pidfd = fd
-            elif name == "stdin":
-                feed = fd
-            else:
-                outputs[fd] = "stdout" if name == "master" else name
-                feed = fd if name == "master" else feed
-        process.terminal = "master" in record["names"]
+        process, outputs, feed = take_over(message["record"], fds)
         fds.clear()
         process.state = RUNNING
         self.processes[process.key] = process
@@ -545,13 +491,15 @@ class Keeper:
         return {}
 
     def on_child_signal(self) -> None:
-        """Collect orphans that came to us; our own processes are collected through their pidfds."""
-        ours = {process.pid for process in self.processes.values()}
+        """Collect orphans that came to us, and those that a tracer had kept from us; our own processes are collected
+        through their pidfds. One of them may be the first in the kernel's list: so this is called after each, too."""
         while True:
             try:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            if found is None or found.si_pid in ours:
+            if found is None or any(
+                each.pid == found.si_pid and each.state < ENDED for each in self.processes.values()
+            ):
                 return
             os.waitpid(found.si_pid, 0)

@@ -53,8 +53,11 @@ class Link:
         except (EOFError, OSError, ValueError):
             self._lose()
             return
-        for message, fds in messages:
-            self._serve(message, fds)
+        messages.reverse()
+        while (
+            messages
+        ):  # one leaves before it is served: the next one's child is not to hold it in its memory
+            self._serve(*messages.pop())
         self._rewatch()
 
     def _rewatch(self) -> None:

@@ -1,13 +1,14 @@
 """The keeper's records of what it started: tasks, execs, and how each comes to run and to end."""
 
+import array
 import errno
 import fcntl
-import json
 import os
 import signal
 import socket
+import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cais.linux import pidfd as pidfds
@@ -15,6 +16,8 @@ from cais.runtime.init import NAMESPACE_FLAGS
 from cais.runtime.streams import StandardStreams
 
 now_ns = time.time_ns
+CONTROL_SIZE = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4)
+MAX_EARLY = 8
 STARTING, RUNNING, ENDED, REPORTED = range(4)
 
 
@@ -36,6 +39,7 @@ class Process:
         "cgroup",
         "changes_pid",
         "code",
+        "early",
         "exec_id",
         "exit",
         "going",
@@ -69,6 +73,7 @@ class Process:
         self.record: dict[str, Any] = {}
         self.reply: Callable[..., None] | None = None
         self.changes_pid = False
+        self.early: list[tuple[int, bytes, list[int]]] = []
 
     @property
     def key(self) -> tuple[str, str]:
@@ -79,6 +84,45 @@ class Process:
         """The wire form of ``runtime.base.TaskState``."""
         state = {"id": self.id, "exec_id": self.exec_id, "pid": self.pid, "started_ns": self.started_ns}
         return {**state, "paused": self.paused, "exit": self.exit}
+
+    def receive(self) -> tuple[bytes, list[int]]:
+        """The next report of the process that is meant; one of its successor in a pid namespace waits until that is
+        known to us. What a tracer sends in somebody else's place is none: the kernel says who sent it (unix(7),
+        SCM_CREDENTIALS). BlockingIOError when there is nothing yet."""
+        while True:
+            sender, data, fds = self._take()
+            if not data or sender == self.pid:
+                return data, fds
+            if self.changes_pid and len(self.early) < MAX_EARLY:
+                self.early.append((sender, data, fds))
+            else:
+                close_all(fds)
+
+    def _take(self) -> tuple[int, bytes, list[int]]:
+        if self.early and not self.changes_pid:
+            return self.early.pop(0)
+        assert self.sync is not None
+        data, extra, _, _ = self.sync.recvmsg(65536, CONTROL_SIZE, socket.MSG_CMSG_CLOEXEC)
+        fds, sender = array.array("i"), self.pid
+        for _, kind, content in extra:
+            if kind == socket.SCM_RIGHTS:
+                fds.frombytes(content[: len(content) // fds.itemsize * fds.itemsize])
+            elif kind == socket.SCM_CREDENTIALS:
+                sender = struct.unpack_from("=i", content)[0]
+        return sender, data, fds.tolist()
+
+    def hand_over(self, io: StandardStreams) -> tuple[dict[str, Any], list[int]]:
+        """What a successor of this keeper needs to go on: a record, and the descriptors that its ``names`` name."""
+        names, fds = ["pidfd"], [self.pidfd]
+        for fd, stream in io.outputs.items():
+            names.append("master" if io.terminal else stream)
+            fds.append(fd)
+        if io.stdin >= 0 and not io.terminal:
+            names.append("stdin")
+            fds.append(io.stdin)
+        record = {**self.record, "id": self.id, "exec_id": self.exec_id, "pid": self.pid, "names": names}
+        state = {"cgroup": self.cgroup, "started_ns": self.started_ns, "paused": self.paused}
+        return record | state, fds
 
     def collect(self, *, last: bool) -> bool:
         """Fetch the exit code; False when it cannot be had yet. ``last``: give up and call it 255."""
@@ -115,6 +159,32 @@ class Process:
             "time_ns": now_ns(),
             "oom": oom,
         }
+
+
+def close_all(fds: Iterable[int]) -> None:
+    """Close descriptors that nobody wanted."""
+    for fd in fds:
+        os.close(fd)
+
+
+def take_over(record: dict[str, Any], fds: list[int]) -> tuple[Process, dict[int, str], int]:
+    """The process that ``hand_over`` described, its outputs, and the descriptor of its input (-1: none)."""
+    process = Process(record["id"], record["exec_id"], record["cgroup"])
+    process.pid, process.started_ns, process.paused = record["pid"], record["started_ns"], record["paused"]
+    kept = ("log", "stdin_once", "own_pid_namespace", "traces")
+    process.record = {name: record[name] for name in kept if name in record}
+    outputs: dict[int, str] = {}
+    feed = -1
+    for name, fd in zip(record["names"], fds, strict=True):
+        if name == "pidfd":
+            process.pidfd = fd
+        elif name == "stdin":
+            feed = fd
+        else:
+            outputs[fd] = "stdout" if name == "master" else name
+            feed = fd if name == "master" else feed
+    process.terminal = "master" in record["names"]
+    return process, outputs, feed
 
 
 def make_stdio(
@@ -162,17 +232,24 @@ def open_namespaces(spec: dict[str, Any], opened: list[int]) -> list[tuple[int, 
     return joins
 
 
+def parse_report(report: bytes) -> tuple[str, int, str]:
+    """The step, errno and text of a failure. A tracer may have written it: then it is whatever it is."""
+    step, _, rest = report.decode("utf-8", "replace").partition("\0")
+    number, _, text = rest.partition("\0")
+    return step, int(number) if number.isascii() and number.isdigit() and len(number) < 4 else 0, text
+
+
 def describe_failure(text: str, report: bytes, status: int) -> Failure:
     """The init's report, or its silence, as Docker words it: 127 not found, 126 not executable, 128 the
     rest."""
     if report:
-        values = json.loads(report)
-        program = values["step"] in ("find_program", "execute")
-        if program and values["errno"] in (errno.ENOENT, errno.ENOTDIR):
-            return Failure("TaskFailed", values["text"], 127)
+        step, number, reason = parse_report(report)
+        program = step in ("find_program", "execute")
+        if program and number in (errno.ENOENT, errno.ENOTDIR):
+            return Failure("TaskFailed", reason, 127)
         if program:
-            return Failure("TaskFailed", values["text"], 126)
-        return Failure("TaskFailed", f"{values['step'].replace('_', ' ')}: {values['text']}", 128)
+            return Failure("TaskFailed", reason, 126)
+        return Failure("TaskFailed", f"{step.replace('_', ' ')}: {reason}", 128)
     if not text:
         code = pidfds.decode_status(status)
         text = (

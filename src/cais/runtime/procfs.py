@@ -15,9 +15,10 @@ from cais.linux.syscalls import (
     file_system_type,
     openat2,
 )
+from cais.runtime.rootfs import PROC_MAGIC
 
-PROC_MAGIC = 0x9FA0
 ROOT_INODE = 1
+Label = tuple[tuple[str, ...], str]
 _RULES = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
 
 
@@ -77,13 +78,13 @@ def asks_for_label(profile: str, label: str) -> bool:
     return profile not in ("", "unconfined") or bool(label)
 
 
-def plan_labels(profile: str, label: str, modules: frozenset[str]) -> list[tuple[tuple[str, ...], str]]:
+def plan_labels(profile: str, label: str, modules: frozenset[str]) -> list[Label]:
     """What to write before the execve: for each label the files to try in turn, below /proc/<pid>, and the text
     (apparmor's libraries write ``exec <profile>``; attributes of all modules: Linux Documentation/admin-guide/LSM).
 
     OSError EOPNOTSUPP when the kernel has no module for what was asked: a container that was to be confined must not
     run without. ValueError when the name would be cut short or read as something else."""
-    plan = []
+    plan: list[Label] = []
     for text in (profile, label):
         if "\0" in text or "\n" in text:
             raise ValueError(f"invalid security label: {text!r}")
@@ -104,7 +105,7 @@ def plan_labels(profile: str, label: str, modules: frozenset[str]) -> list[tuple
     return plan
 
 
-def write_labels(proc: int, plan: list[tuple[tuple[str, ...], str]]) -> None:
+def write_labels(proc: int, plan: list[Label]) -> None:
     """Do what ``plan_labels`` says, for this process; the labels hold from its next execve on."""
     own = os.readlink("self", dir_fd=proc)
     for files, text in plan:

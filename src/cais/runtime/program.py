@@ -1,16 +1,21 @@
 """Which file a process is to execute, and why it cannot: with Docker's words."""
 
 import errno
-import json
 import os
 import stat
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+def quote(text: str) -> str:
+    """``text`` as Go's %q has it, for an error message."""
+    safe = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in safe) + '"'
+
+
 def find_executable(name: str, path: str) -> str:
     """The file to execute for ``name``: searched in ``path`` unless it holds a slash (execvp(3))."""
-    quoted = json.dumps(name)
+    quoted = quote(name)
     if "/" in name:
         check_executable(name, quoted)
         return name

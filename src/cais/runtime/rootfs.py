@@ -17,6 +17,7 @@ from cais.linux.syscalls import (
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
+    file_system_type,
     openat2,
     pivot_root,
     setns,
@@ -63,6 +64,7 @@ PROC_FILES = frozenset(
         "sys/kernel/ns_last_pid",
     )
 )
+PROC_MAGIC = 0x9FA0
 DEFAULT_DEVICES = (
     {"type": "c", "path": "/dev/null", "major": 1, "minor": 3},
     {"type": "c", "path": "/dev/zero", "major": 1, "minor": 5},
@@ -215,13 +217,18 @@ def ensure_file(path: str, *, links: int = 40) -> int:
     return open_inside(path)
 
 
-def refuse_proc(target: int, destination: str) -> None:
-    """Raise when a mount would cover part of procfs (CVE-2019-16884, CVE-2023-27561)."""
+def refuse_proc(target: int, destination: str, source: int = -1) -> None:
+    """Raise when the mount ``source`` would cover part of procfs, or stand for it without being one (CVE-2019-16884,
+    CVE-2023-27561)."""
     try:
-        proc = os.stat("/proc").st_dev
+        proc = os.stat("/proc")
     except FileNotFoundError:
         return
-    if os.fstat(target).st_dev == proc and proc != os.stat("/").st_dev and destination not in PROC_FILES:
+    place = os.fstat(target)
+    if source >= 0 and (place.st_dev, place.st_ino) == (proc.st_dev, proc.st_ino):
+        if file_system_type(source) != PROC_MAGIC:
+            raise PermissionError(1, "cannot be mounted because it is not of type proc", destination)
+    elif place.st_dev == proc.st_dev != os.stat("/").st_dev and destination not in PROC_FILES:
         raise PermissionError(1, "cannot be mounted because it is inside /proc", destination)
 
 
@@ -230,15 +237,15 @@ def place_bind(fd: int, destination: str) -> None:
     folder = stat.S_ISDIR(os.fstat(fd).st_mode)
     target = ensure_folder(destination) if folder else ensure_file(destination)
     try:
-        refuse_proc(target, destination)
+        refuse_proc(target, destination, fd)
         mounts.attach(fd, target)
     finally:
         os.close(target)
 
 
-def place_file_system(mount: dict[str, Any]) -> None:
-    """Make and attach a new file system. Its target may not be reached through links: an image whose /proc is
-    a link would have its procfs somewhere else than where masks are put (CVE-2019-19921)."""
+def place_file_system(mount: dict[str, Any]) -> int:
+    """Make and attach a new file system; a descriptor of its root. Its target may not be reached through links: an
+    image whose /proc is a link would have its procfs somewhere else than where masks are put (CVE-2019-19921)."""
     options = MountOptions(mount.get("options", []))
     kind, destination = mount["type"], mount["destination"]
     strict = destination in ("/proc", "/sys", "/dev") or destination.startswith(("/sys/", "/dev/"))
@@ -248,7 +255,7 @@ def place_file_system(mount: dict[str, Any]) -> None:
             refuse_proc(target, destination)
         fd = mounts.make_file_system(kind, options.data, options.add, mount.get("source", "") or kind)
         mounts.attach(fd, target)
-        os.close(fd)
+        return fd
     finally:
         os.close(target)
 
@@ -302,13 +309,19 @@ def make_devices(devices: list[dict[str, Any]]) -> None:
             continue
 
 
-def bind_console(slave: int, number: int) -> None:
-    """The terminal at /dev/console too, which is where init systems look for it."""
-    path = f"/dev/pts/{number}"
-    if os.stat(path).st_rdev != os.fstat(slave).st_rdev:
-        raise PermissionError(1, "is not the terminal that was opened", path)
-    fd = mounts.clone_tree(path, recursive=False)
-    target = ensure_file("/dev/console")
+def bind_console(slave: int) -> None:
+    """The terminal at /dev/console too, which is where init systems look for it. Neither of the two is reached by a
+    link: one would put the terminal over, or show there, whatever another container that shares /dev chose
+    (CVE-2025-52565)."""
+    fd = mounts.clone_tree("", recursive=False, dirfd=slave)
+    try:
+        target = open_inside("/dev/console", follow=False)
+    except FileNotFoundError:
+        folder = ensure_folder("/dev", follow=False)
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+        os.close(os.open("console", flags, 0o644, dir_fd=folder))
+        os.close(folder)
+        target = open_inside("/dev/console", follow=False)
     mounts.attach(fd, target)
     os.close(target)
     os.close(fd)

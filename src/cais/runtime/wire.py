@@ -13,7 +13,8 @@ it.
 | kill_all, pause, resume, pids | id | {} or {"pids": […]} |
 | update | id, resources | {} |
 | resize | id, exec_id, height, width | {} |
-| attach | id, exec_id, stdin, stdout, stderr; fds: [socket] | {} |
+| attach | id, exec_id, stdin, stdout, stderr; fds: [socket] | {"waits": bool}: for a start |
+| forget | id | {} |
 | adopt | a ``held`` record; fds as it says | {} |
 | acknowledge | id, exec_id | {} |
 | leave | | {}; a keeper without tasks then ends |
