@@ -191,13 +191,15 @@ def test_explain_is_one_screen() -> None:
 
 
 def test_no_image_says_how(host: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """A missing image names the verb that makes one; run's exit code is 125."""
+    """A missing image that cannot be pulled names the verb that makes one; run's exit code is 125."""
     answer(host, "POST /containers/create", {"message": "No such image: busybox:latest"}, 404)
+    answer(host, "POST /images/create", {"message": "dial tcp: no such host"}, 503)
     assert run(["run", "-d", "busybox"]) == 125
     text = capsys.readouterr().err
     assert (
         text.startswith("Unable to find image 'busybox:latest' locally\n")
         and "cais image bootstrap busybox" in text
+        and "no such host" in text
     )
 
 

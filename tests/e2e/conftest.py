@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="a real engine needs root"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def engine(shared_engine: LiveEngine) -> LiveEngine:
     """The shared one, for tests that do not end it; with the image ``busybox``."""
     return shared_engine

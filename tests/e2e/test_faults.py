@@ -233,3 +233,16 @@ def surroundings(engine: LiveEngine) -> dict[str, Any]:
         + sorted(os.listdir(root / "volumes")),
         "keeper": len(os.listdir(f"/proc/{keeper_of(engine)}/fd")),
     }
+
+
+def test_engine_and_keeper_killed_at_once(own_engine: LiveEngine, wait: Wait) -> None:
+    """Nobody is left to read what the containers write: the next engine ends them, says so, and can start them again."""
+    id = run(own_engine, "orphan", "sleep", "100000", PortBindings={"80/tcp": [{"HostPort": "8081"}]})
+    os.kill(own_engine.pid, signal.SIGSTOP)  # or it would replace the keeper before it dies itself
+    os.kill(keeper_of(own_engine), signal.SIGKILL)
+    restart(own_engine)
+    assert tasks_in(own_engine) == set()
+    found = state(own_engine, id)
+    assert (found["Status"], found["ExitCode"]) == ("exited", 137)
+    call(own_engine.socket, "POST", f"/containers/{id}/start")
+    assert tasks_in(own_engine) == {id} and check(own_engine)["Leaks"] == {}

@@ -121,7 +121,7 @@ def frames(data: bytes) -> list[tuple[int, bytes]]:
 @asynccontextmanager
 async def open_box(base: Path, root: Path, cgroup: str) -> AsyncIterator[Box]:
     """A keeper; afterwards no task, no keeper and no cgroup is left."""
-    driver = KeeperDriver(base / "run")
+    driver = KeeperDriver(base / "run", cgroup)
     await driver.open()
     box = Box(driver, base, root, cgroup)
     driver.subscribe(box.exits.put_nowait)

@@ -124,6 +124,9 @@ class FakeDriver:
     async def update(self, id: str, resources: Any) -> None:
         """Driver.update."""
 
+    async def sweep(self, ids: Sequence[str]) -> None:
+        """Driver.sweep; nothing runs here without a task."""
+
     async def list(self) -> Sequence[TaskState]:
         """Driver.list."""
         return [*self.tasks.values()]

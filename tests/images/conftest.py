@@ -18,6 +18,8 @@ import zstandard
 from cais.events import Bus
 from cais.images.image import LoadEvent
 from cais.images.images import Images
+from cais.remotes.client import Patience, Remotes
+from cais.remotes.hosts import Hosts
 from cais.store.content import Content
 from cais.store.layers.layers import Layers
 from cais.store.metadata import Metadata
@@ -80,7 +82,8 @@ async def make_store() -> AsyncIterator[Callable[[Path], Store]]:
         metadata, workers, bus = Metadata(root / "cais.db"), Workers(2), Bus()
         stack.callback(metadata.close)
         stack.push_async_callback(workers.close)
-        images = Images(content, layers, metadata, workers, bus, root=root)
+        remotes = Remotes(Hosts(), Patience(3, 0.001))
+        images = Images(content, layers, metadata, workers, bus, root=root, remotes=remotes)
         stack.push_async_callback(images.close)
         return Store(root, content, layers, metadata, bus, images)
 

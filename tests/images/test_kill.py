@@ -18,6 +18,8 @@ import asyncio, sys
 from pathlib import Path
 from cais.events import Bus
 from cais.images.images import Images
+from cais.remotes.client import Remotes
+from cais.remotes.hosts import Hosts
 from cais.store.content import Content
 from cais.store.layers.layers import Layers
 from cais.store.metadata import Metadata
@@ -29,7 +31,8 @@ async def pieces(path):
             yield data
 
 async def main(root, archive):
-    images = Images(Content(root / "content"), Layers(root), Metadata(root / "cais.db"), Workers(2), Bus(), root=root)
+    content, metadata = Content(root / "content"), Metadata(root / "cais.db")
+    images = Images(content, Layers(root), metadata, Workers(2), Bus(), root=root, remotes=Remotes(Hosts()))
     async for event in images.load(pieces(archive)):
         print("event", flush=True)
     print("done", flush=True)

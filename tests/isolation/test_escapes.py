@@ -205,6 +205,30 @@ def test_process_1_knows_nothing_of_other_containers(client):
         other.remove(force=True)
 
 
+@pytest.mark.parametrize("options", [{"privileged": True}, {"cap_add": ["SYS_PTRACE"]}])
+@pytest.mark.parametrize("tty", [False, True])
+def test_a_container_that_may_trace_has_execs_like_any_other(client, options, tty):
+    """They start in an interpreter of their own, under the same filter, with output, terminal and exit code."""
+    container = client.containers.create(probe.IMAGE, [*SH, "/bin/busybox sleep 100"], **options)
+    try:
+        container.start()
+        grep = "/bin/busybox grep -E 'Seccomp:|CapEff' /proc/1/status /proc/self/status"
+        code, output = container.exec_run([*SH, f"{grep}; exit 7"], tty=tty)
+        words = [line.split()[-1] for line in output.decode().splitlines()]
+        assert code == 7
+        assert len(words) == 4 and words[:2] == words[2:]
+    finally:
+        container.remove(force=True)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_volume_does_not_stand_for_proc(client, canary, own):
+    """Neither a folder of the host nor a volume of an image is taken for procfs (CVE-2019-16884)."""
+    output = run(client, probe.IMAGE, [*SH, "exit 0"], volumes=["/proc"] if own else [f"{canary}:/proc"])
+    assert output.startswith("refused: ")
+    assert is_untouched(canary)
+
+
 def test_a_group_path_cannot_leave_the_hierarchy(client):
     """--cgroup-parent ../.. is refused."""
     output = run(client, probe.IMAGE, ["/bin/busybox", "true"], cgroup_parent="../../outside")

@@ -17,12 +17,16 @@ BAR = 30
 
 
 class Progress:
-    """Shows Docker's JSON progress messages: ``stream``, ``status`` with ``id`` and ``progressDetail``, ``error``."""
+    """Shows Docker's JSON progress messages: ``stream``, ``status`` with ``id`` and ``progressDetail``, ``error``.
 
-    __slots__ = ("_lines", "_live", "quiet")
+    ``number``: 1 for stdout, 2 for stderr.
+    """
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._live = is_terminal(1)
+    __slots__ = ("_lines", "_live", "_out", "quiet")
+
+    def __init__(self, *, quiet: bool = False, number: int = 1) -> None:
+        self._out = sys.stdout if number == 1 else sys.stderr
+        self._live = is_terminal(number)
         self._lines: list[str] = []
         self.quiet = quiet
 
@@ -34,28 +38,30 @@ class Progress:
         if self.quiet:
             return
         if text := message.get("stream"):
-            sys.stdout.write(text)
-        elif identity := message.get("id"):
+            self._out.write(text)
+        elif (identity := message.get("id")) and "progressDetail" in message:
             self._show_item(identity, message)
+        elif identity:
+            self._out.write(f"{identity}: {message.get('status', '')}\n")
         elif status := message.get("status"):
-            sys.stdout.write(f"{status}\n")
+            self._out.write(f"{status}\n")
         if self._live:
-            sys.stdout.flush()
+            self._out.flush()
 
     def _show_item(self, identity: str, message: dict[str, Any]) -> None:
         """One of several things that go on at once; on a terminal each has a line of its own."""
         text = f"{identity}: {message.get('status', '')}"
         if not self._live:
             if not message.get("progressDetail"):
-                sys.stdout.write(f"{text}\n")
+                self._out.write(f"{text}\n")
             return
         text += format_bar(message.get("progressDetail") or {})
         if identity not in self._lines:
             self._lines.append(identity)
-            sys.stdout.write(f"{text}\n")
+            self._out.write(f"{text}\n")
             return
         up = len(self._lines) - self._lines.index(identity)
-        sys.stdout.write(f"\x1b[{up}A\x1b[2K{text}\x1b[{up}B\r")
+        self._out.write(f"\x1b[{up}A\x1b[2K{text}\x1b[{up}B\r")
 
     def follow(self, pieces: Iterable[bytes]) -> None:
         """Show a stream of messages to its end. Raises Failure for an error message or one that is no JSON."""

@@ -140,13 +140,17 @@ def _body(flags: Flags) -> dict[str, Any]:
 
 
 def _create(session: Session, flags: Flags, body: dict[str, Any]) -> dict[str, Any]:
+    if flags.text("pull") == "always":
+        _pull(session, flags)
     query = (("name", flags.text("name")), ("platform", flags.text("platform")))
     try:
         answer: dict[str, Any] = session.call("POST", "/containers/create", query, body)
     except Refused as error:
-        if error.status == 404 and error.message.lower().startswith("no such image"):
-            raise _no_image(body["Image"], error) from None
-        raise
+        missing = error.status == 404 and error.message.lower().startswith("no such image")
+        if not missing or flags.text("pull", "missing") != "missing":
+            raise
+        _pull_missing(session, flags)
+        answer = session.call("POST", "/containers/create", query, body)
     for warning in answer.get("Warnings") or ():
         sys.stderr.write(f"WARNING: {warning}\n")
     if path := flags.text("cidfile"):
@@ -155,12 +159,23 @@ def _create(session: Session, flags: Flags, body: dict[str, Any]) -> dict[str, A
     return answer
 
 
-def _no_image(image: str, error: Refused) -> Failure:
-    """Say how to get an image: this engine does not pull."""
-    whole = image if ":" in image.rpartition("/")[2] else f"{image}:latest"
-    sys.stderr.write(f"Unable to find image '{whole}' locally\n")
-    hint = "cais image bootstrap debian" if "debian" in image else "cais image bootstrap busybox"
-    return Failure(f"{error}\nMake a base image with '{hint}', or load one with 'cais load'")
+def _pull_missing(session: Session, flags: Flags) -> None:
+    """Pull the image, and if that fails, say how to have one without a registry."""
+    image = flags.args[0]
+    if not flags.on("quiet"):
+        whole = image if ":" in image.rpartition("/")[2] else f"{image}:latest"
+        sys.stderr.write(f"Unable to find image '{whole}' locally\n")
+    try:
+        _pull(session, flags)
+    except (Refused, Failure) as error:
+        base = "debian" if "debian" in image else "busybox"
+        hint = f"Make a base image with 'cais image bootstrap {base}', or load one with 'cais load'"
+        raise Failure(f"{error}\n{hint}") from None
+
+
+def _pull(session: Session, flags: Flags) -> None:
+    pull = load("cais.cli.pull:pull_image")
+    pull(session, flags.args[0], flags.text("platform"), quiet=flags.on("quiet"), number=2)
 
 
 CREATE = Command(

@@ -29,6 +29,7 @@ class Restorer:
 
     async def restore(self) -> None:
         """Adopt, record, remove, start."""
+        await self._rooms.driver.sweep([live.id for live in self._fleet])
         tasks = {(task.id, task.exec_id): task for task in await self._rooms.driver.list()}
         for live in self._fleet:
             self._compare(live, tasks.get((live.id, "")))

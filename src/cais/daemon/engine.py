@@ -15,6 +15,8 @@ from cais.events import Bus
 from cais.images.images import Images
 from cais.linux.cgroups.detect import detect
 from cais.network.networks import Networks
+from cais.remotes.client import Remotes
+from cais.remotes.hosts import Hosts
 from cais.runtime.client import KeeperDriver
 from cais.store.content import Content
 from cais.store.layers.layers import Layers
@@ -64,16 +66,26 @@ async def _build(config: Config, stack: AsyncExitStack) -> Services:
     stack.push_async_callback(workers.close)
     trash = Trash(root / "trash")
     snapshots = open_snapshots(root, trash)
+    remotes = Remotes(Hosts(config.registry_mirrors, config.insecure_registries))
     # Row 3: networks, volumes, the keeper.
     networks = Networks(config)
     await networks.start()
     stack.push_async_callback(networks.stop)
     volumes = Volumes(root, metadata, trash, bus)
-    driver = KeeperDriver(config.run)
+    driver = KeeperDriver(config.run, config.cgroup_parent)
     await driver.open()
     stack.push_async_callback(driver.close)
     # Row 4 and 5: images, containers.
-    images = Images(content, layers, metadata, workers, bus, root=root)
+    images = Images(
+        content,
+        layers,
+        metadata,
+        workers,
+        bus,
+        root=root,
+        remotes=remotes,
+        downloads=config.max_concurrent_downloads,
+    )
     stack.push_async_callback(images.close)
     # Before containers start again: after a crash of the machine it finds layers that never reached the disk.
     await images.sweep()

@@ -1,16 +1,19 @@
 """From what flags and ``daemon.json`` set to the one frozen ``Config``."""
 
+import hashlib
 import ipaddress
+import os
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cais.config import DEFAULT_RUN, Config, TlsFiles
+from cais.config import DEFAULT_ROOT, DEFAULT_RUN, Config, TlsFiles
 from cais.daemon.configfile import merge, read_file
 from cais.daemon.options import OPTIONS, Values, parse_arguments
 from cais.daemon.values import Pool, Ulimit
 from cais.errors import Invalid
+from cais.remotes.hosts import check_mirror
 
 DEFAULT_CONFIG_FILE = Path("/etc/cais/daemon.json")
 STORAGE_DRIVERS = ("", "overlay2", "overlayfs")
@@ -41,6 +44,11 @@ def make_config(values: Values) -> Config:
             fields[field] = convert(values[key])
     run = fields.get("run", DEFAULT_RUN)
     fields.setdefault("hosts", (f"unix://{run / 'cais.sock'}",))
+    root = fields.get("root", DEFAULT_ROOT)
+    if root != DEFAULT_ROOT:
+        # Engines live side by side: each has a group of its own, and knows whose what is in it.
+        own = hashlib.sha256(os.fsencode(root)).hexdigest()[:8]
+        fields.setdefault("cgroup_parent", f"cais-{own}")
     fields["tls"] = _tls(values)
     if "default-address-pools" in values:
         fields["address_pools"] = tuple(
@@ -95,7 +103,7 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "init": ("init", bool),
     "live-restore": ("live_restore", bool),
     "shutdown-timeout": ("shutdown_timeout", int),
-    "registry-mirrors": ("registry_mirrors", tuple),
+    "registry-mirrors": ("registry_mirrors", lambda urls: tuple(map(check_mirror, urls))),
     "insecure-registries": ("insecure_registries", tuple),
     "max-concurrent-downloads": ("max_concurrent_downloads", int),
     "group": ("group", str),

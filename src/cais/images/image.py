@@ -105,3 +105,15 @@ class LoadEvent:
     id: str = ""
     current: int = 0
     total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PullEvent:
+    """Progress of a pull, in Docker's words: ``status`` about ``id`` (a tag, or the short form of a layer's digest),
+    with ``current`` of ``total`` bytes (0: unknown). ``is_layer``: it replaces what was said of this layer before."""
+
+    status: str
+    id: str = ""
+    current: int = 0
+    total: int = 0
+    is_layer: bool = False

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 
 from cais.errors import CaisError, Invalid, NotFound
@@ -11,14 +11,16 @@ from cais.events import Bus
 from cais.images.bootstrap import PATH, open_root, parse_base, read_host_suite
 from cais.images.catalog import Catalog, Victim
 from cais.images.filters import filter_images
-from cais.images.image import Deleted, HistoryEntry, Image, LoadEvent, Untagged
+from cais.images.image import Deleted, HistoryEntry, Image, LoadEvent, PullEvent, Untagged
 from cais.images.importer import ImportOptions, make_image, make_options, store_layer
 from cais.images.load import Loader
+from cais.images.pull import Kept, Puller, PullRequest
 from cais.images.removal import Situation, User, plan_removal
 from cais.images.save import Selection, write_archive
 from cais.images.tool import follow
 from cais.images.tree import list_platforms
 from cais.images.unpack import Unpacker
+from cais.remotes.client import Remotes
 from cais.spec.digest import Digest, chain_ids
 from cais.spec.image import ContainerDefaults, parse_time_ns
 from cais.spec.platform import Platform
@@ -50,8 +52,11 @@ class Images:
         bus: Bus,
         *,
         root: Path,
+        remotes: Remotes,
+        downloads: int = 3,
     ) -> None:
-        """``root``: the engine's root folder, in which the other stores lie."""
+        """``root``: the engine's root folder, in which the other stores lie. ``downloads``: layers that are fetched
+        at once; 0: no limit."""
         self._content = content
         self._layers = layers
         self._metadata = metadata
@@ -62,6 +67,8 @@ class Images:
         self._catalog = Catalog(content, layers, metadata, bus)
         self._unpacker = Unpacker(content, layers, workers, root)
         self._loader = Loader(content, self._catalog, self._unpacker)
+        self._puller = Puller(content, self._catalog, self._unpacker, remotes, downloads=downloads)
+        self._kept = Kept(self._leases)
 
     # Looking
 
@@ -174,6 +181,23 @@ class Images:
         async with self._working() as lease:
             async for event in self._loader.load(stream, lease):
                 yield event
+        self._settle_later()
+        await self.collect()
+
+    async def pull(self, request: PullRequest) -> AsyncGenerator[PullEvent]:
+        """Pull an image. If it fails, layers that had arrived as a whole wait for the next try of the same name.
+
+        Raises NotFound, Corrupt, Invalid, Unsupported, Unauthenticated, Unavailable: then nothing has a new name.
+        """
+        async with self._working() as lease:
+            try:
+                async with aclosing(self._puller.pull(request, lease)) as events:
+                    async for event in events:
+                        yield event
+            except BaseException:
+                self._kept.hold(request.name, lease)
+                raise
+            self._kept.drop(request.name)
         self._settle_later()
         await self.collect()
 

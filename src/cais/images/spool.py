@@ -44,7 +44,8 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A plain tar of ``size`` bytes that is here or on its way; what is here of it lies at ``path``."""
+    """A layer of ``size`` bytes that is here or on its way; what is here of it lies at ``path``. ``digest`` is its
+    diff_id: that of a plain tar is its own."""
 
     digest: Digest
     path: Path

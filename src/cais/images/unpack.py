@@ -46,7 +46,7 @@ class Unpacker:
             await self._fit(image)
 
     async def unpack_tar(self, tar: Arrival) -> None:
-        """Unpack a plain tar, whose digest is its diff_id, before it is known which image has it."""
+        """Unpack what is still arriving; ``tar.digest`` is its diff_id."""
         await self.workers.run(unpack_arriving, self.root, tar.path, tar.size, tar.digest)
 
     def lowers(self, diff_ids: Sequence[Digest]) -> tuple[str, ...]:
@@ -61,8 +61,12 @@ class Unpacker:
             return False
         return True
 
-    async def _unpack(self, diff_id: Digest, blob: Digest) -> LoadEvent:
+    async def unpack_blob(self, diff_id: Digest, blob: Digest) -> None:
+        """Unpack a layer that is here as a whole; both digests are leased by the caller. Raises Corrupt, Invalid."""
         await self.workers.run(unpack_layer, self.root, self.content.path(blob), diff_id)
+
+    async def _unpack(self, diff_id: Digest, blob: Digest) -> LoadEvent:
+        await self.unpack_blob(diff_id, blob)
         size = self.content.size(blob)
         return LoadEvent(status="Unpacked layer", id=diff_id.hex[:12], current=size, total=size)
 

@@ -1,5 +1,6 @@
 """Requests that act on running processes: signals, freezing, limits, a terminal's size."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -78,4 +79,13 @@ class Acts:
         if process.io is None or not process.io.terminal or process.io.stdin < 0:
             raise Failure("Conflict", f"no terminal: {message['id']}")
         pty.set_size(process.io.stdin, message["height"], message["width"])
+        return {}
+
+    def op_sweep(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> dict[str, Any]:
+        """Kill what runs in these groups without a task, and remove them."""
+        known = {process.cgroup for process in self.processes.values()}
+        for path in set(message["paths"]) - known:
+            self.cgroups.kill(path)
+            with contextlib.suppress(OSError):  # what is slow to die is out of the way of a new start by then
+                self.cgroups.remove(path)
         return {}

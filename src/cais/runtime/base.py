@@ -131,13 +131,19 @@ class Driver(Protocol):
         restart."""
         ...
 
+    async def sweep(self, ids: Sequence[str]) -> None:
+        """Once, after an engine's start, for the containers on record: what runs in their groups without a
+        task (keeper and engine died at once) has nobody to read its output or collect its code; it is killed,
+        the group removed."""
+        ...
+
     async def acknowledge(self, id: str, exec_id: str = "") -> None:
         """The exit is on record: the keeper may forget it. Idempotent."""
         ...
 
     async def forget(self, id: str) -> None:
-        """There will be no task ``id`` any more: who attached before a start that did not come sees the end of the
-        streams. Idempotent."""
+        """There will be no task ``id`` any more: who attached before a start that did not come sees the end
+        of the streams. Idempotent."""
         ...
 
     async def pids(self, id: str) -> Sequence[int]:

@@ -50,8 +50,9 @@ class Held:
 class KeeperDriver:
     """``runtime.base.Driver`` over the keeper of one run folder."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, cgroup_parent: str) -> None:
         self._run = run
+        self._parent = cgroup_parent
         self._connection: Connection | None = None
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._seq = 0
@@ -95,7 +96,7 @@ class KeeperDriver:
             self._reviving.cancel()
         if self._connection is not None:
             with contextlib.suppress(errors.Unavailable, TimeoutError):  # it has gone before us
-                await asyncio.wait_for(self._request({"op": "leave"}), 5)
+                await asyncio.wait_for(self._request({"op": "leave", "parent": self._parent}), 5)
             self._drop_connection()
         for held in self._held.values():
             self._forget_orphan(held)
@@ -321,6 +322,10 @@ class KeeperDriver:
         """See ``Driver.list``."""
         answer = await self._request({"op": "list"})
         return msgspec.convert(answer["tasks"], tuple[TaskState, ...])
+
+    async def sweep(self, ids: Sequence[str]) -> None:
+        """See ``Driver.sweep``."""
+        await self._request({"op": "sweep", "paths": [f"{self._parent}/{id}" for id in ids]})
 
     async def acknowledge(self, id: str, exec_id: str = "") -> None:
         """See ``Driver.acknowledge``."""

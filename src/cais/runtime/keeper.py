@@ -129,8 +129,10 @@ class Keeper:
             reply(tasks=[each.describe() for each in tasks if each.state != STARTING], pid=os.getpid())
 
     def op_leave(self, message: dict[str, Any], fds: list[int], reply: Callable[..., None]) -> dict[str, Any]:
-        """The engine ends in order; without tasks there is nothing left to keep."""
+        """The engine ends in order; without tasks there is nothing left to keep, nor a folder to keep them in."""
         if not self.processes:
+            with contextlib.suppress(OSError):  # another engine's groups may be in it
+                self.cgroups.remove_empty(message["parent"])
             self.loop.stop()
         return {}
 

@@ -17,7 +17,8 @@ it.
 | forget | id | {} |
 | adopt | a ``held`` record; fds as it says | {} |
 | acknowledge | id, exec_id | {} |
-| leave | | {}; a keeper without tasks then ends |
+| sweep | paths | {}; those groups that have no task are emptied and removed |
+| leave | parent | {}; a keeper without tasks then ends |
 
 Events: ``held`` (a process is about to run; its descriptors are for the engine to keep), ``closed`` (the
 engine should drop its copy of a standard input), ``exit``. Shared by both sides; imports only the standard

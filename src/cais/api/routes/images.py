@@ -1,6 +1,7 @@
 """Routes of images: list, inspect, history, tag, remove, load, import, save, prune, bootstrap."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from aiohttp import web
 from cais.api.call import Call
 from cais.api.download import fetch
 from cais.api.filters import check_filters, has_any_label, has_labels, is_true
-from cais.api.replies import empty_reply, json_reply, stream_bytes, stream_json
+from cais.api.replies import cancelled_when_gone, empty_reply, json_reply, stream_bytes, stream_json
 from cais.api.router import Route
 from cais.api.services import Services
 from cais.api.wire.images import (
@@ -19,13 +20,17 @@ from cais.api.wire.images import (
     image_inspect,
     image_summary,
     progress_line,
+    pull_line,
     removal_replies,
 )
 from cais.errors import Invalid, Unsupported
 from cais.images.filters import matching_names
 from cais.images.image import Deleted, Image, Untagged
+from cais.images.pull import PullRequest
+from cais.remotes.auth import ANONYMOUS, parse_registry_auth
 from cais.spec.digest import Digest
 from cais.spec.platform import Platform, normalize_platform, parse_platform
+from cais.spec.reference import Reference, parse_reference
 
 _PRUNE_FILTERS = frozenset(("dangling", "label", "label!", "until"))
 _TAR = "application/x-tar"
@@ -113,12 +118,10 @@ class ImageRoutes:
         return await stream_json(call, lines(), error_line)
 
     async def create(self, call: Call) -> web.StreamResponse:
-        """An image from the tar of a root: in the body (``fromSrc=-``) or at a URL."""
+        """An image from a registry (``fromImage``), or from the tar of a root: in the body (``fromSrc=-``) or at a
+        URL."""
         if call.text("fromImage"):
-            raise Unsupported(
-                f"cannot pull {call.text('fromImage')}: registries are not supported yet; use load, import or "
-                "'cais image bootstrap'"
-            )
+            return await self._pull(call)
         source = call.text("fromSrc")
         if not source:
             raise Invalid("nothing to import: fromSrc is empty")
@@ -141,6 +144,23 @@ class ImageRoutes:
             yield {"status": image.id}
 
         return await stream_json(call, lines(), error_line)
+
+    async def _pull(self, call: Call) -> web.StreamResponse:
+        platform = parse_platform(call.text("platform")) if call.text("platform") else None
+        reference = _pull_reference(call.text("fromImage"), call.text("tag"))
+        try:
+            credentials = parse_registry_auth(call.request.headers.get("X-Registry-Auth", ""))
+        except Invalid:
+            credentials = ANONYMOUS  # as dockerd: old clients send things here that mean nothing
+
+        async def lines() -> AsyncIterator[dict[str, Any]]:
+            async with aclosing(self._images.pull(PullRequest(reference, platform, credentials))) as events:
+                async for event in events:
+                    yield pull_line(event)
+
+        # A client that goes away ends its pull, even while nothing is to be told.
+        with cancelled_when_gone(call):
+            return await stream_json(call, lines(), error_line)
 
     async def bootstrap(self, call: Call) -> web.StreamResponse:
         """A base image from the machine's own package mirror: ``name=busybox`` or ``debian[:SUITE]``. Ours;
@@ -176,6 +196,16 @@ class ImageRoutes:
 
     def _users(self, image_id: Digest) -> Ids:
         return self._containers.image_users(image_id)
+
+
+def _pull_reference(name: str, tag: str) -> Reference:
+    """What a client wants to pull; ``tag`` may be a digest, and wins over one in ``name``. Raises Invalid."""
+    reference = parse_reference(name)
+    if tag:
+        return parse_reference(f"{reference.name}{'@' if ':' in tag else ':'}{tag}")
+    if not reference.tag and not reference.digest:
+        raise Unsupported(f"cannot pull all tags of {reference.familiar()}: name one")
+    return reference
 
 
 def _has_wanted_labels(image: Image, filters: dict[str, list[str]]) -> bool:

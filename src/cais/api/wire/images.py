@@ -7,7 +7,7 @@ import msgspec
 
 from cais.api.version import Version
 from cais.api.wire.base import Wire, format_time
-from cais.images.image import Deleted, HistoryEntry, Image, LoadEvent, Untagged
+from cais.images.image import Deleted, HistoryEntry, Image, LoadEvent, PullEvent, Untagged
 from cais.spec.image import ContainerDefaults
 from cais.spec.reference import parse_reference
 
@@ -191,6 +191,16 @@ def progress_line(event: LoadEvent) -> dict[str, Any]:
     line: dict[str, Any] = {"status": event.status, "progressDetail": detail}
     if event.total:
         line["progress"] = progress_bar(event.current, event.total)
+    return line | ({"id": event.id} if event.id else {})
+
+
+def pull_line(event: PullEvent) -> dict[str, Any]:
+    """One line of the stream of a pull. Clients keep a line of the terminal for each id with ``progressDetail``."""
+    line: dict[str, Any] = {"status": event.status}
+    if event.is_layer:
+        line["progressDetail"] = ProgressDetail(current=event.current, total=event.total)
+        if event.total:
+            line["progress"] = progress_bar(event.current, event.total)
     return line | ({"id": event.id} if event.id else {})
 
 

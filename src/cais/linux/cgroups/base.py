@@ -151,6 +151,10 @@ class Cgroups(Protocol):
         after ``timeout`` seconds."""
         ...
 
+    def remove_empty(self, path: str) -> None:
+        """Remove the group unless there are processes or groups in it (OSError)."""
+        ...
+
     def children(self, path: str) -> set[str]:
         """Names of the groups directly below, in any hierarchy; empty when there is no such group."""
         ...

@@ -281,6 +281,13 @@ class CgroupsV1:
         for base in self._all_bases():
             remove_groups(f"{base}/{path}", deadline)
 
+    def remove_empty(self, path: str) -> None:
+        """See ``base.Cgroups``."""
+        check_path(path)
+        for base in self._all_bases():
+            with suppress(FileNotFoundError):
+                os.rmdir(f"{base}/{path}")
+
     def children(self, path: str) -> set[str]:
         """See ``base.Cgroups``."""
         check_path(path)

@@ -241,6 +241,13 @@ class CgroupsV2:
         remove_groups(f"{self._base}/{path}", time.monotonic() + timeout)
         self._prepared.discard(path)
 
+    def remove_empty(self, path: str) -> None:
+        """See ``base.Cgroups``."""
+        check_path(path)
+        with suppress(FileNotFoundError):
+            os.rmdir(f"{self._base}/{path}")
+        self._prepared.discard(path)
+
     def children(self, path: str) -> set[str]:
         """See ``base.Cgroups``."""
         check_path(path)
