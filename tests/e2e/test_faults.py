@@ -36,6 +36,7 @@ class Traffic(threading.Thread):
         self.number = number
         self.random = random.Random(number)
         self.promised: dict[str, int] = {}
+        self.seen: set[str] = set()
         self.kept = 0
         self.broken: list[str] = []
         self.over = threading.Event()
@@ -75,18 +76,31 @@ class Traffic(threading.Thread):
         while len(self.promised) > open_ones:
             name, code = next(iter(self.promised.items()))
             try:
-                found = state(self.engine, name)
-                if found["Running"]:
+                if name not in self.seen and not self.look(name, code):
                     self.moment.wait(0.02)
                     continue
                 call(self.engine.socket, "DELETE", f"/containers/{name}")
+            except Refused as refusal:
+                if "404" not in str(refusal):
+                    continue
+                if name not in self.seen:
+                    self.broken.append(f"{name}: lost")
+                # else the engine was killed between removing it and saying so
             except GONE:
                 self.moment.wait(0.02)
                 continue
             del self.promised[name]
             self.kept += 1
-            if found["ExitCode"] != code:
-                self.broken.append(f"{name}: {found['ExitCode']} instead of {code}")
+
+    def look(self, name: str, code: int) -> bool:
+        """Compare the exit code, once the container has ended."""
+        found = state(self.engine, name)
+        if found["Running"]:
+            return False
+        self.seen.add(name)
+        if found["ExitCode"] != code:
+            self.broken.append(f"{name}: {found['ExitCode']} instead of {code}")
+        return True
 
 
 @pytest.fixture
@@ -236,7 +250,7 @@ def surroundings(engine: LiveEngine) -> dict[str, Any]:
 
 
 def test_engine_and_keeper_killed_at_once(own_engine: LiveEngine, wait: Wait) -> None:
-    """Nobody is left to read what the containers write: the next engine ends them, says so, and can start them again."""
+    """Nobody is left to read what a container writes: the next engine ends it, says so, and can start it again."""
     id = run(own_engine, "orphan", "sleep", "100000", PortBindings={"80/tcp": [{"HostPort": "8081"}]})
     os.kill(own_engine.pid, signal.SIGSTOP)  # or it would replace the keeper before it dies itself
     os.kill(keeper_of(own_engine), signal.SIGKILL)
