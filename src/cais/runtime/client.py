@@ -84,7 +84,7 @@ class KeeperDriver:
         except (FileNotFoundError, ConnectionRefusedError):
             self.pid = spawn_keeper(self._run, path)
             sock.connect(str(path))
-        self._connection = Connection(sock)
+        self._connection = Connection(sock, msgspec.json.encode)
         self._loop.add_reader(sock, self._on_readable)
         answer = await self._request({"op": "hello"})
         self.pid = answer["pid"]
@@ -238,12 +238,12 @@ class KeeperDriver:
         message = {
             "op": "start",
             "id": start.id,
-            "spec": msgspec.to_builtins(start.spec),
-            "rootfs": msgspec.to_builtins(start.rootfs),
+            "spec": start.spec,
+            "rootfs": start.rootfs,
             "seccomp": start.seccomp.hex(),
             "open_stdin": start.open_stdin,
             "stdin_once": start.stdin_once,
-            "log": msgspec.to_builtins(start.log),
+            "log": start.log,
         }
         answer = await self._request(message, (start.netns,) if start.netns >= 0 else ())
         self._awaited.discard(start.id)
@@ -255,7 +255,7 @@ class KeeperDriver:
             "op": "exec",
             "id": start.id,
             "exec_id": start.exec_id,
-            "process": msgspec.to_builtins(start.process),
+            "process": start.process,
             "seccomp": start.seccomp.hex(),
             "open_stdin": start.open_stdin,
             "attach": start.attach,
@@ -316,7 +316,7 @@ class KeeperDriver:
 
     async def update(self, id: str, resources: Resources) -> None:
         """See ``Driver.update``."""
-        await self._request({"op": "update", "id": id, "resources": msgspec.to_builtins(resources)})
+        await self._request({"op": "update", "id": id, "resources": resources})
 
     async def list(self) -> Sequence[TaskState]:
         """See ``Driver.list``."""

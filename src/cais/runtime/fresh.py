@@ -61,7 +61,7 @@ def become_fresh(child: Child) -> None:
     interpreter = os.open("/proc/self/exe", os.O_RDONLY | os.O_CLOEXEC)
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     request = open_request(pack(child))
-    arguments = [sys.executable, "-I", "-S", "-B", "-c", BOOT, package, str(request)]
+    arguments = [sys.executable, "-I", "-S", "-OO", "-c", BOOT, package, str(request)]
     os.execve(interpreter, arguments, os.environ)
 
 

@@ -422,11 +422,13 @@ class Keeper:
         if process.pidfd >= 0:
             os.close(process.pidfd)
             process.pidfd = -1
-        if not process.exec_id:
-            self.remove_cgroup(process.cgroup)
         # Streams and process know each other; without this only the collector, which is off, could free them.
         process.io = None
         self.tell({"event": "exit", **(process.exit or {})})
+        if (
+            not process.exec_id
+        ):  # after the answer: ten hierarchies take a while, and no request comes in between
+            self.remove_cgroup(process.cgroup)
 
     def remove_cgroup(self, path: str, tries: int = 50) -> None:
         """Now, or as soon as the last process has left it."""
