@@ -2,7 +2,6 @@
 
 import json
 import os
-import struct
 
 import pytest
 
@@ -12,12 +11,13 @@ from cais.linux.seccomp_compile import compile_filter, compile_profile
 from cais.linux.seccomp_stub import NEWER
 from cais.spec.seccomp import parse_machine, parse_profile, select_rules
 from cais.spec.seccomp_default import DEFAULT_PROFILE
+from harness.bpf import X86, run
 
 pytestmark = pytest.mark.skipif(
     os.uname().machine != "x86_64", reason="call numbers below are those of x86_64"
 )
 
-X86_64, X86, AARCH64 = 0xC000003E, 0x40000003, 0xC00000B7
+AARCH64 = 0xC00000B7
 ALLOW, KILL = 0x7FFF0000, 0
 MACHINE = parse_machine("x86_64", "6.1")
 DEFAULT_CAPS = ("CAP_CHOWN", "CAP_SYS_CHROOT")
@@ -26,33 +26,6 @@ DEFAULT_CAPS = ("CAP_CHOWN", "CAP_SYS_CHROOT")
 def errno(number):
     """The action that returns this error."""
     return 0x50000 | number
-
-
-def run(program, number, *args, arch=X86_64):
-    """What the kernel would do with a call: a classic BPF interpreter of what libseccomp and our head emit."""
-    values = [*args, 0, 0, 0, 0, 0, 0][:6]
-    data = struct.pack("=IIQ6Q", number, arch, 0, *values)
-    ops = list(struct.iter_unpack("=HBBI", program))
-    accumulator = position = 0
-    while True:
-        code, when, unless, value = ops[position]
-        position += 1
-        if code == 0x06:
-            return value
-        if code == 0x20:
-            accumulator = struct.unpack_from("=I", data, value)[0]
-        elif code == 0x54:
-            accumulator &= value
-        elif code == 0x05:
-            position += value
-        else:
-            test = {
-                0x15: accumulator == value,
-                0x25: accumulator > value,
-                0x35: accumulator >= value,
-                0x45: bool(accumulator & value),
-            }[code]
-            position += when if test else unless
 
 
 def compiled(profile, caps=DEFAULT_CAPS):

@@ -10,6 +10,7 @@ from pathlib import Path
 from cais.errors import Unsupported
 from cais.linux import libseccomp as lib
 from cais.linux.libseccomp import Comparison, LibFilter, Libseccomp
+from cais.linux.seccomp_shrink import shrink
 from cais.linux.seccomp_stub import NEWER, X32_BIT, Section, make_head
 from cais.spec.seccomp import (
     MACHINES,
@@ -22,7 +23,7 @@ from cais.spec.seccomp import (
     select_rules,
 )
 
-FORMAT = "1"
+FORMAT = "2"
 """Part of the cache key: raise it when the same filter compiles to another program."""
 MAX_INSTRUCTIONS = 4096
 ENOSYS = 38
@@ -94,7 +95,7 @@ def compile_filter(chosen: Filter, native: str) -> bytes:
                     _note_unknown(unknown, name, rule, action)
                 else:
                     _add_rule(made, (name, call), rule, action)
-        program = make_head(_sections(library, chosen, native, unknown)) + made.export()
+        program = shrink(make_head(_sections(library, chosen, native, unknown)) + made.export())
     if len(program) > 8 * MAX_INSTRUCTIONS:
         raise OSError(
             f"seccomp profile is too long: {len(program) // 8} instructions, {MAX_INSTRUCTIONS} are allowed"
