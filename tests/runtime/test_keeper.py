@@ -8,12 +8,14 @@ import socket
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cais.errors import Conflict, NotFound, TaskFailed, Unavailable
+from cais.linux.cgroups.detect import detect
 from cais.runtime.base import ExecStart, LogOptions
 from cais.spec.runtimespec import Box as Size
-from cais.spec.runtimespec import Mount, Process, Rlimit, User
+from cais.spec.runtimespec import CpuLimits, Mount, Process, Resources, Rlimit, User
 from harness.boxes import Box, frames, read_all, wait_readable
 
 pytestmark = pytest.mark.kernel
@@ -201,6 +203,20 @@ async def test_a_limit_is_set(box: Box) -> None:
     """RLIMIT_NOFILE as asked for."""
     limits = (Rlimit("RLIMIT_NOFILE", 100, 200),)
     assert (await box.run("sh", "-c", "ulimit -n; ulimit -Hn", rlimits=limits))[1].split() == ["100", "200"]
+
+
+async def test_a_limit_that_the_kernel_refuses_leaves_nothing(box: Box) -> None:
+    """The child that waits for its group is gone, and so is the group; the same name starts afterwards."""
+    first = (await box.start("first", "sleep", "100")).pid
+    spec = box.spec("run", "true")
+    limits = Resources(cpu=CpuLimits(cpus="4095"))
+    refused = msgspec.structs.replace(spec, linux=msgspec.structs.replace(spec.linux, resources=limits))
+    with pytest.raises(OSError, match="4095"):
+        await box.driver.start(box.request("run", refused))
+    assert detect().children(box.cgroup) == {"first"}
+    assert (await box.run("echo", "again"))[1] == "again\n"
+    parent = int(Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()[1])
+    assert Path(f"/proc/{parent}/task/{parent}/children").read_text().split() == [str(first)]
 
 
 async def test_mount_targets_are_made_and_stay_inside(box: Box) -> None:

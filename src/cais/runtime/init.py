@@ -38,7 +38,7 @@ CHANGED_SIGNALS = (
     signal.SIGTERM,
     signal.SIGCHLD,
 )
-TERMINAL, GO, GOING, FAILED = b"T", b"G", b"X", b"F"
+GROUP, TERMINAL, GO, GOING, FAILED = b"C", b"T", b"G", b"X", b"F"
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 
 
@@ -144,6 +144,12 @@ def plan_labels(child: Child) -> None:
         child.labels = procfs.plan_labels(profile, label, procfs.read_modules())
         if child.pidfd >= 0:
             child.proc = procfs.open_proc()
+
+
+def wait_for_group(child: Child) -> None:
+    """The keeper makes the group while we take our first steps; without a keeper there will be none."""
+    if child.sync.recv(1) != GROUP:
+        os._exit(1)
 
 
 def join_cgroup(child: Child) -> None:

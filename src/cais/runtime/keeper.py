@@ -148,7 +148,8 @@ class Keeper:
         process.record["own_pid_namespace"] = is_new(spec, "pid")
         process.record["traces"] = tracing.may_trace(spec["process"])
         process.reply = reply
-        self.cgroups.create(process.cgroup, spec["linux"].get("resources", {}))
+        resources = spec["linux"].get("resources", {})
+        self.cgroups.prepare(process.cgroup, resources)
         opened: list[int] = []
         try:
             joins = open_namespaces(spec, opened)
@@ -164,7 +165,7 @@ class Keeper:
             )
             if child.netns >= 0:
                 flags &= ~syscalls.CLONE_NEWNET
-            self.launch(process, child, flags)
+            self.launch(process, child, flags, resources)
         except BaseException:
             self.cgroups.remove(process.cgroup)
             raise
@@ -212,8 +213,11 @@ class Keeper:
         child.empty = os.path.join(self.run_folder, EMPTY_FOLDER)
         return child
 
-    def launch(self, process: Process, child: init.Child, flags: int) -> None:
-        """Clone the child into its namespaces and group, and listen to what it reports."""
+    def launch(
+        self, process: Process, child: init.Child, flags: int, resources: dict[str, Any] | None = None
+    ) -> None:
+        """Clone the child into its namespaces and group, and listen to what it reports. ``resources``: of a new group,
+        which is made ready while the child takes its first steps; it waits for that before it joins."""
         # A new interpreter's memory is not for the container's limit: that one joins later.
         unified = None if child.traced else self.cgroups.unified_fd(process.cgroup)
         try:
@@ -222,6 +226,8 @@ class Keeper:
             if pid == 0:
                 recipes.run(child, fresh.LEAVE if child.traced else recipes.find_recipe(child))
             process.pid, process.pidfd = pid, pidfds.open_pidfd(pid)
+            if resources is not None:
+                self.finish_group(process, resources)
         except BaseException:
             self.close_streams(process)
             raise
@@ -238,6 +244,19 @@ class Keeper:
         self.watch(process.pidfd, select.EPOLLIN, lambda _: self.on_end(process))
         if not process.terminal and not process.changes_pid:
             self.make_ready(process)
+
+    def finish_group(self, process: Process, resources: dict[str, Any]) -> None:
+        """Ten hierarchies take half a millisecond. Nothing of the image has run yet: who waits is our own child."""
+        assert process.sync is not None
+        try:
+            self.cgroups.finish(process.cgroup, resources)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # as in ``make_ready``
+                process.sync.send(init.GROUP)
+        except BaseException:
+            process.kill()  # ``on_child_signal`` collects it
+            os.close(process.pidfd)
+            process.pidfd = -1
+            raise
 
     def close_streams(self, process: Process) -> None:
         """Close our ends of a process that did not come to run."""
@@ -315,7 +334,7 @@ class Keeper:
             return
         self.hand_over(process)
         assert process.sync is not None
-        with contextlib.suppress(BrokenPipeError):  # it has failed already, and said so
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has failed already, and said so
             process.sync.send(init.GO)
 
     def open_streams(self, process: Process, outputs: dict[int, str], feed: int) -> None:

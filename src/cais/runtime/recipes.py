@@ -43,6 +43,7 @@ from cais.runtime.init import (
     take_terminal,
     unshare_cgroup,
     wait_for_go,
+    wait_for_group,
     write_sysctls,
 )
 
@@ -52,10 +53,11 @@ CONTAINER = (
     leave_keeper,
     set_oom_score,
     plan_labels,
+    new_keyring,
+    wait_for_group,
     join_cgroup,
     join_namespaces,
     unshare_cgroup,
-    new_keyring,
     raise_loopback,
     open_host_side,
     change_root,

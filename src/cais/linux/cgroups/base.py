@@ -106,6 +106,15 @@ class Cgroups(Protocol):
         same path is replaced, a populated one is OSError(EBUSY). On failure nothing is left."""
         ...
 
+    def prepare(self, path: str, resources: dict[str, Any]) -> None:
+        """The first half of ``create``, for who wants to clone a process meanwhile: refuse what cannot be had and make
+        what ``unified_fd`` opens. On failure nothing is left."""
+        ...
+
+    def finish(self, path: str, resources: dict[str, Any]) -> None:
+        """The other half: before it the process must not ``join``. On failure only what ``prepare`` made is left."""
+        ...
+
     def join(self, path: str, *, entered: bool = True) -> None:
         """Move the calling thread (of a single-threaded process) into the group. ``entered``: it was
         cloned into ``unified_fd(path)``, so the v2 tree is not written to again."""

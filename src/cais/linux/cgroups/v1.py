@@ -60,19 +60,32 @@ class CgroupsV1:
 
     def create(self, path: str, resources: dict[str, Any]) -> None:
         """See ``base.Cgroups``."""
+        self.prepare(path, resources)
+        try:
+            self.finish(path, resources)
+        except BaseException:
+            if self._unified:
+                os.rmdir(f"{self._unified}/{path}")
+            raise
+
+    def prepare(self, path: str, resources: dict[str, Any]) -> None:
+        """See ``base.Cgroups``."""
         check_path(path)
-        writes = plan_v1(resources)
-        rules = parse_rules(resources.get("devices") or [])
-        self._check(writes, bool(rules))
+        self._check(plan_v1(resources), bool(parse_rules(resources.get("devices") or [])))
+        if self._unified:
+            _make_group(self._unified, path, inherit=False)
+
+    def finish(self, path: str, resources: dict[str, Any]) -> None:
+        """See ``base.Cgroups``."""
         with ExitStack() as undo:
-            for base in self._all_bases():
-                inherit = base == self._bases.get("cpuset")
-                _make_group(base, path, inherit=inherit)
-                undo.callback(os.rmdir, f"{base}/{path}")
+            for each in self._hierarchies:
+                inherit = each.base == self._bases.get("cpuset")
+                _make_group(each.base, path, inherit=inherit)
+                undo.callback(os.rmdir, f"{each.base}/{path}")
                 if inherit:
-                    _inherit_cpuset(f"{base}/{path}")
-            self._write_devices(path, rules)
-            self._write(path, writes)
+                    _inherit_cpuset(f"{each.base}/{path}")
+            self._write_devices(path, parse_rules(resources.get("devices") or []))
+            self._write(path, plan_v1(resources))
             undo.pop_all()
 
     def _all_bases(self) -> list[str]:

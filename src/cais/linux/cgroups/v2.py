@@ -62,6 +62,13 @@ class CgroupsV2:
             self._write(folder, writes)
             undo.pop_all()
 
+    def prepare(self, path: str, resources: dict[str, Any]) -> None:
+        """See ``base.Cgroups``: all of it, for a process is cloned into a group whose limits hold."""
+        self.create(path, resources)
+
+    def finish(self, path: str, resources: dict[str, Any]) -> None:
+        """See ``base.Cgroups``: nothing is left to do."""
+
     def _check(self, writes: list[Write]) -> None:
         for write in writes:
             if write.controller not in self._controllers:
