@@ -95,9 +95,9 @@ class Lifecycle:
         count = record.restart_count + 1 if again else record.restart_count
         self._fleet.save(live, replace(record, state=state, endpoints=(), restart_count=count))
         self._fleet.publish(live, "die", exitCode=str(exit.code), execDuration=str(int(ran)))
-        live.teardown = self._fleet.spawn(
-            self._tear_down(live.id, record.endpoints), f"clearing away {live.id}"
-        )
+        # Nobody waits for the keeper to have heard it: the next request it gets from us comes after this one.
+        self._fleet.spawn(self._rooms.driver.acknowledge(exit.id), f"acknowledging {exit.id}")
+        live.teardown = self._fleet.spawn(self._tear_down(record.endpoints), f"clearing away {live.id}")
         live.wake_stopped((exit.code, ""))
         if again:
             live.delay = policy.next_delay(live.delay, ran)
@@ -106,9 +106,8 @@ class Lifecycle:
         elif record.host.auto_remove and not live.keep and not live.removing:
             self._fleet.spawn(self.remove(live, volumes=True), f"removal of {live.id}")
 
-    async def _tear_down(self, id: str, endpoints: tuple[Endpoint, ...]) -> None:
-        detached = (self._rooms.networks.detach(endpoint) for endpoint in endpoints)
-        await asyncio.gather(self._rooms.driver.acknowledge(id), *detached)
+    async def _tear_down(self, endpoints: tuple[Endpoint, ...]) -> None:
+        await asyncio.gather(*(self._rooms.networks.detach(endpoint) for endpoint in endpoints))
 
     # Restart by policy
 
