@@ -25,7 +25,14 @@ def trash(tmp_path: Path) -> Trash:
     return Trash(tmp_path / "trash")
 
 
-@pytest.fixture(params=[Overlay, Native])
+def open_stocked(root: Path, trash: Trash) -> Overlay:
+    """One whose next snapshots are made ahead."""
+    snapshots = Overlay(root, trash)
+    snapshots.stock(3, ("hosts",))
+    return snapshots
+
+
+@pytest.fixture(params=[Overlay, open_stocked, Native])
 def make(request: pytest.FixtureRequest, tmp_path: Path, trash: Trash) -> Callable[[], Snapshots]:
     """Opens the snapshotter, as an engine does at its start."""
     return lambda: request.param(tmp_path, trash)
@@ -186,3 +193,40 @@ def test_a_key_cannot_name_another_folder(snapshots: Snapshots, key: str) -> Non
 
 def _equal(value: object, want: object) -> None:
     assert value == want
+
+
+def test_a_snapshot_takes_what_was_made_ahead(tmp_path: Path, trash: Trash, lowers: tuple[str, ...]) -> None:
+    """The folder is renamed, not made: the inodes are those of the store, which one call fills again."""
+    snapshots = open_stocked(tmp_path, trash)
+    stored = {folder.stat().st_ino for folder in (tmp_path / "ahead").iterdir()}
+    assert len(stored) == 3
+    snapshots.prepare(KEY, lowers)
+    folder = tmp_path / "containers" / KEY
+    assert folder.stat().st_ino in stored
+    assert sorted(path.name for path in folder.iterdir()) == ["hosts", "lower", "upper", "work"]
+    assert len(list((tmp_path / "ahead").iterdir())) == 2
+    snapshots.stock(3, ())
+    assert len(list((tmp_path / "ahead").iterdir())) == 3
+
+
+def test_nothing_made_ahead_stays(tmp_path: Path, trash: Trash, lowers: tuple[str, ...]) -> None:
+    """An engine that ends clears its store, one that starts that of a killed one; snapshots work all the same."""
+    snapshots = open_stocked(tmp_path, trash)
+    snapshots.stock(0, ())
+    assert not (tmp_path / "ahead").exists()
+    snapshots.prepare(KEY, lowers)
+    (tmp_path / "ahead" / "half").mkdir(parents=True)
+    Overlay(tmp_path, trash)
+    assert not (tmp_path / "ahead").exists()
+    trash.empty()
+    assert list((tmp_path / "trash").iterdir()) == []
+
+
+def test_what_is_left_of_another_snapshot_is_no_obstacle(tmp_path: Path, trash: Trash) -> None:
+    """A killed call may have left a folder of that name without a record."""
+    snapshots = open_stocked(tmp_path, trash)
+    left = tmp_path / "containers" / KEY / "upper" / "left"
+    left.mkdir(parents=True)
+    snapshots.prepare(KEY, ())
+    assert snapshots.usage(KEY) == 0
+    assert not left.exists()

@@ -9,6 +9,7 @@ from typing import Any
 
 from cais.config import Config
 from cais.containers import top
+from cais.containers.ahead import Ahead
 from cais.containers.check import Checker, Leaky
 from cais.containers.create import Creator, Wish
 from cais.containers.exec import Exec, Execs
@@ -86,7 +87,8 @@ class Containers:
         self._fleet = Fleet(metadata, bus)
         self._starter = Starter(self._rooms, self._fleet)
         self._life = Lifecycle(self._rooms, self._fleet, self._starter)
-        self._creator = Creator(self._rooms, self._fleet)
+        self._ahead = Ahead(snapshots, config.netns_pool)
+        self._creator = Creator(self._rooms, self._fleet, self._ahead)
         self._execs = Execs(self._rooms, self._fleet)
         self._updater = Updater(self._rooms, self._fleet)
 
@@ -99,6 +101,7 @@ class Containers:
 
     async def shutdown(self) -> None:
         """Stop acting; containers live on with ``live_restore``, else they are stopped, as dockerd does."""
+        self._ahead.fill_later()
         for live in self._fleet:
             if live.restart:
                 live.restart.cancel()
@@ -108,6 +111,7 @@ class Containers:
         await self._fleet.settle()
 
     async def _stop_for_shutdown(self, live: Live) -> None:
+        await self._ahead.close()
         """Without noting that somebody asked for it: the next engine starts it again by its policy."""
         try:
             await self._life.stop(live, grace=self._rooms.config.shutdown_timeout, by_hand=False)

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 from msgspec.structs import replace
 
 from cais.containers import adapt, machine, mountspec, options, ports, runspec
+from cais.containers.ahead import Ahead
 from cais.containers.fleet import Fleet, Live
 from cais.containers.names import check_name, new_id, random_name
 from cais.containers.record import MountPoint, Record
@@ -34,9 +35,10 @@ class Wish:
 class Creator:
     """Makes containers."""
 
-    def __init__(self, rooms: Rooms, fleet: Fleet) -> None:
+    def __init__(self, rooms: Rooms, fleet: Fleet, ahead: Ahead) -> None:
         self._rooms = rooms
         self._fleet = fleet
+        self._ahead = ahead
         self._filling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def create(self, wish: Wish) -> tuple[Live, list[str]]:
@@ -134,6 +136,7 @@ class Creator:
             lowers = await self._rooms.images.root_lowers(image)
             root = self._rooms.snapshots.prepare(record.id, lowers)
             undo.callback(self._rooms.snapshots.remove, record.id)
+            self._ahead.fill_later()
             mounts: list[MountPoint] = []
             for point in record.mounts:
                 mounts.append(self._make_volume(point, record.id, undo))

@@ -23,6 +23,11 @@ class Snapshots(Protocol):
         snapshot."""
         ...
 
+    def stock(self, count: int, files: tuple[str, ...]) -> None:
+        """Make what the next ``count`` snapshots need whatever their image, with empty ``files`` for the containers'
+        room; 0 throws away what is in store. For a thread, one call at a time; never needed, only sooner."""
+        ...
+
     def mounts(self, key: str) -> RootMount:
         """What ``prepare`` returned, also after a restart of the engine. Raises NotFound."""
         ...

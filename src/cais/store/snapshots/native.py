@@ -39,6 +39,9 @@ class Native:
         half.rename(target)
         return RootMount(type="bind", lower=(str(target),))
 
+    def stock(self, count: int, files: tuple[str, ...]) -> None:
+        """Snapshots.stock: the copy is what takes time here, and that needs the image."""
+
     def mounts(self, key: str) -> RootMount:
         """Snapshots.mounts."""
         return RootMount(type="bind", lower=(str(self._target(key)),))

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 from cais.errors import AlreadyExists, Conflict, Corrupt, NotFound
@@ -14,6 +16,9 @@ MAX_LOWERS = 499
 """The kernel's OVL_MAX_STACK is 500, the upper layer included."""
 
 
+_NEW_RECORD = "lower.new"
+
+
 class Overlay:
     """The snapshotter for kernels with overlayfs: ``prepare`` costs a few mkdirs, whatever the image's
     size."""
@@ -23,26 +28,49 @@ class Overlay:
         self._containers = root / "containers"
         self._trash = trash
         self._containers.mkdir(mode=0o710, parents=True, exist_ok=True)
+        self._ahead = root / "ahead"
+        self._ready: deque[Path] = deque()
+        trash.put(self._ahead)  # an earlier engine's: what a killed one was making may be half made
 
     def prepare(self, key: str, lowers: tuple[str, ...]) -> RootMount:
         """Snapshots.prepare. Raises Conflict for more layers than the kernel can stack."""
         if len(lowers) > MAX_LOWERS:
             raise Conflict(f"max depth exceeded: {len(lowers)} layers, overlayfs stacks {MAX_LOWERS}")
         folder = self._folder(key)
-        folder.mkdir(mode=0o710, exist_ok=True)
-        upper, work, record = folder / "upper", folder / "work", folder / "lower"
-        if record.exists():
+        if (folder / "lower").exists():
             raise AlreadyExists(f"snapshot {key} exists")
-        for path in (upper, work):
-            # An earlier call that was killed before its record was written may have left these.
-            shutil.rmtree(path, ignore_errors=True)
-            path.mkdir(mode=0o755)
-        self._make_root(upper, lowers)
+        if not self._take(folder):
+            folder.mkdir(mode=0o710, exist_ok=True)
+            for path in (folder / "upper", folder / "work"):
+                # An earlier call that was killed before its record was written may have left these.
+                shutil.rmtree(path, ignore_errors=True)
+                path.mkdir(mode=0o755)
+        self._make_root(folder / "upper", lowers)
         # The record is the name: it comes last, whole, or not at all.
-        temporary = folder / f"lower.{os.getpid()}"
+        temporary = folder / _NEW_RECORD
         temporary.write_text(json.dumps([self._short(path) for path in lowers]))
-        temporary.rename(record)
+        temporary.rename(folder / "lower")
         return self._mount(folder, lowers)
+
+    def stock(self, count: int, files: tuple[str, ...]) -> None:
+        """Snapshots.stock."""
+        while len(self._ready) < count:
+            folder = self._ahead / os.urandom(8).hex()
+            for path in (folder, folder / "upper", folder / "work"):
+                path.mkdir(mode=0o710 if path == folder else 0o755, parents=True)
+            for name in (_NEW_RECORD, *files):
+                (folder / name).touch(mode=0o644)
+            self._ready.append(folder)
+        if not count:
+            self._ready.clear()
+            self._trash.put(self._ahead)
+
+    def _take(self, folder: Path) -> bool:
+        """Name one that was made ahead; False when there is none, or the name is taken by what is left of another."""
+        with suppress(IndexError, OSError):
+            self._ready.popleft().rename(folder)
+            return True
+        return False
 
     def mounts(self, key: str) -> RootMount:
         """Snapshots.mounts."""
