@@ -8,9 +8,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from bench import measures
+from bench import images, measures
 from bench.measures import Row
 from bench.sides import Cais, Dockerd
 
@@ -42,9 +43,11 @@ def main() -> int:
 def parse_options() -> argparse.Namespace:
     """Flags and environment."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("area", nargs="?", default="engine", choices=["engine"])
+    parser.add_argument("area", nargs="?", default="engine", choices=["engine", "images"])
     parser.add_argument("--runs", type=int, default=30, help="rounds of each interleaved measure")
-    parser.add_argument("--only", default="", help=f"comma-separated: {', '.join(ENGINE)}")
+    parser.add_argument(
+        "--only", default="", help=f"comma-separated: {', '.join((*ENGINE, *images.MEASURES))}"
+    )
     found = shutil.which("docker")
     parser.add_argument(
         "--docker", type=Path, default=Path(found) if found else None, help="docker client for both sides"
@@ -70,12 +73,10 @@ def measure(options: argparse.Namespace, base: Path) -> list[Row]:
     try:
         rival.start()
         try:
-            tar = rivals / "share" / "busybox.tar"
-            subprocess.run([tool, "busybox", str(tar)], check=True)
-            for side in (cais, rival):
-                side.docker("import", str(tar), "busybox:latest")
-            for name, act in ENGINE.items():
+            for name, act in choose(options.area, base, rival).items():
                 if not options.only or name in options.only.split(","):
+                    if options.area == "engine" and not rows:
+                        import_busybox(tool, rivals, cais, rival)
                     print(f"measuring {name}", file=sys.stderr)
                     rows += act(cais, rival, options.runs)
         finally:
@@ -83,6 +84,22 @@ def measure(options: argparse.Namespace, base: Path) -> list[Row]:
     finally:
         cais.stop()
     return rows
+
+
+def choose(area: str, base: Path, rival: Dockerd) -> dict[str, Measure]:
+    """The measures of an area."""
+    if area == "engine":
+        return ENGINE
+    moved = images.Images(base, rival)
+    return {name: partial(act, moved) for name, act in images.MEASURES.items()}
+
+
+def import_busybox(tool: str, rivals: Path, *sides: Cais | Dockerd) -> None:
+    """The image that containers are made of."""
+    tar = rivals / "share" / "busybox.tar"
+    subprocess.run([tool, "busybox", str(tar)], check=True)
+    for side in sides:
+        side.docker("import", str(tar), "busybox:latest")
 
 
 def verdict(row: Row) -> str:

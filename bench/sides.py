@@ -37,6 +37,8 @@ class Side:
     def __init__(self, base: Path, docker: Path) -> None:
         self.base = base
         self.docker_binary = docker
+        self.pid = 0
+        """The engine's process, in whose network namespace it lives."""
         self.socket = base / "docker.sock"
         self.environment = {**os.environ, "DOCKER_CONFIG": str(base), "DOCKER_HOST": f"unix://{self.socket}"}
         self.environment["CAIS_HOST"] = self.environment["DOCKER_HOST"]
@@ -60,6 +62,10 @@ class Side:
         start = time.perf_counter()
         self.docker(*args, stdin=stdin)
         return time.perf_counter() - start
+
+    def renew(self) -> None:
+        """A new engine on an empty folder in memory."""
+        raise NotImplementedError
 
     def pids(self) -> list[int]:
         """All processes of the engine, containers' own ones not included."""
