@@ -177,8 +177,9 @@ def test_host_network_drops_published_ports_with_a_warning() -> None:
 
 def test_security_options() -> None:
     """Both separators, both spellings of the flag."""
-    found = parse_security(("no-new-privileges", "seccomp=unconfined", "apparmor:mine", "label=disable"))
+    found = parse_security(("no-new-privileges", "seccomp=unconfined", "apparmor:mine", "label=type:x_t"))
     assert (found.no_new_privileges, found.seccomp, found.apparmor) == (True, "unconfined", "mine")
+    assert found.selinux == "system_u:system_r:x_t:s0"
     assert parse_security(("no-new-privileges:false",)).no_new_privileges is False
     assert parse_security(()).no_new_privileges is None
 

@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
-from cais.containers import adapt, machine, mountspec, options, ports, runspec
+from cais.containers import adapt, labels, machine, mountspec, options, ports, runspec
 from cais.containers.ahead import Ahead
 from cais.containers.fleet import Fleet, Live
 from cais.containers.names import check_name, new_id, random_name
@@ -58,6 +58,7 @@ class Creator:
         except NotFound as error:
             # Not found is the image alone: the docker CLI answers that by pulling it and trying again.
             raise Invalid(str(error)) from error
+        warnings += labels.relabel_warnings(record.mounts, self._rooms.machine)
         # From here until the record names it, somebody could remove the image's last name.
         async with self._rooms.images.acquire(image):
             return await self._make(name, record, image), warnings
@@ -92,6 +93,7 @@ class Creator:
             writable_cgroups=security.writable_cgroups,
             seccomp="unconfined" if unconfined else security.seccomp,
             apparmor=security.apparmor,
+            selinux=security.selinux,
         )
 
     def _inherited(self, host: HostConfig) -> tuple[MountPoint, ...]:

@@ -101,6 +101,7 @@ class Execs:
                     stdout=config.attach_stdout,
                     stderr=config.attach_stderr,
                 )
+            await self._rooms.profiles.ensure(live.record.apparmor)
             state = await self._rooms.driver.exec(self._make_start(live, found, detach, console_size))
         except BaseException as error:
             self._note_failure(found, live, error)
@@ -191,7 +192,8 @@ class Execs:
 
 
 def make_exec_process(live: Live, config: ExecConfig, size: tuple[int, int] | None, rooms: Rooms) -> Process:
-    """The container's own process with what the exec changes: user, folder, environment, terminal, privilege."""
+    """The container's own process with what the exec changes: user, folder, environment, terminal, privilege. Its
+    labels stay, with privilege too: only a privileged container is without (as in dockerd)."""
     record = live.record
     around = runspec.Surroundings(config=rooms.config, machine=rooms.machine, directory=str(Path("/")))
     base = runspec.make_process(record, around)

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from cais.containers.fleet import Fleet, Live
+from cais.containers.limits import Machine
+from cais.containers.record import Record
 from cais.containers.services import Rooms
 from cais.errors import CaisError
 from cais.images.image import Image
-from cais.linux import caps
+from cais.linux import apparmor, caps
 from cais.linux.cgroups.base import Cgroups, Stats
 
 NAMESPACES = {
@@ -55,6 +57,7 @@ class Explainer:
             if pid
             else "no-new-privileges" in record.host.security_opt,
         }
+        answer["labels"] = describe_labels(record, self._rooms.machine, pid)
         answer["mounts"] = [
             {
                 "destination": m.destination,
@@ -144,6 +147,26 @@ def describe_capabilities(bounding: int) -> dict[str, str]:
     kept = caps.names_of(bounding)
     dropped = [name for name in caps.NUMBERS if name not in kept]
     return {"kept": _words(kept), "dropped": _words(dropped)}
+
+
+def describe_labels(record: Record, machine: Machine, pid: int) -> dict[str, str]:
+    """By module: what the kernel says of the process, else what was asked for, else why there is none."""
+    answer = {
+        "apparmor": record.apparmor or machine.no_apparmor,
+        "selinux": record.selinux or machine.no_selinux,
+    }
+    for module, missing in (("apparmor", machine.no_apparmor), ("selinux", machine.no_selinux)):
+        if pid and not missing:
+            answer[module] = apparmor.read_label(pid) if module == "apparmor" else read_selinux_label(pid)
+    return answer
+
+
+def read_selinux_label(pid: int) -> str:
+    """The label of a process; empty when it has gone. The file is SELinux's where there is SELinux."""
+    try:
+        return Path(f"/proc/{pid}/attr/current").read_text(encoding="utf-8", errors="replace").rstrip("\0\n")
+    except OSError:
+        return ""
 
 
 def _words(names: Iterable[str]) -> str:

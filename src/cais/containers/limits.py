@@ -25,7 +25,10 @@ class Machine:
     capabilities: tuple[str, ...] = ()
     cgroup_v2: bool = False
     swap: bool = True
-    apparmor: bool = False
+    no_apparmor: str = "this kernel has no apparmor"
+    """Why no AppArmor profile can be given to a container; empty where one can."""
+    no_selinux: str = "this kernel has no selinux"
+    """The same of SELinux labels."""
     realtime: bool = False
     hostname: str = "localhost"
     masked: tuple[str, ...] = ()

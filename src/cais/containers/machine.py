@@ -10,6 +10,8 @@ from cais.containers import capabilities
 from cais.containers.limits import Machine, parse_set
 from cais.containers.runspec import HostDevice
 from cais.errors import Invalid
+from cais.linux import apparmor
+from cais.runtime import procfs
 from cais.spec.container import DeviceMapping
 from cais.spec.runtimespec import Device
 
@@ -27,11 +29,23 @@ def read_machine() -> Machine:
         capabilities=capabilities.from_mask(_effective_capabilities()),
         cgroup_v2=v2,
         swap=v2 or (_CGROUP / "memory/memory.memsw.limit_in_bytes").exists(),
-        apparmor=_read("/sys/module/apparmor/parameters/enabled").startswith("Y"),
+        no_apparmor=apparmor.why_not(),
+        no_selinux=why_no_selinux(_read("/proc/filesystems"), procfs.read_own_label()),
         realtime=(_CGROUP / "cpu/cpu.rt_runtime_us").exists(),
         hostname=socket.gethostname(),
         masked=tuple(sorted(map(str, Path("/sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle")))),
     )
+
+
+def why_no_selinux(filesystems: str, own_label: str) -> str:
+    """Why no SELinux label can be given to a container, by /proc/filesystems and our own label; empty where one can.
+
+    The kernel registers the file system when SELinux is on, and calls everybody "kernel" until a policy is loaded."""
+    if "\tselinuxfs\n" not in filesystems:
+        return "this kernel has no selinux"
+    if own_label in ("", "kernel"):
+        return "selinux has no policy loaded"
+    return ""
 
 
 def _read(path: str) -> str:

@@ -5,7 +5,7 @@ import re
 
 import msgspec
 
-from cais.containers import capabilities, limits, ports
+from cais.containers import capabilities, labels, limits, ports
 from cais.containers.limits import Machine
 from cais.containers.mountspec import clean
 from cais.containers.signals import parse_signal
@@ -106,7 +106,9 @@ def check_request(config: ContainerConfig, host: HostConfig, machine: Machine) -
     _check_sysctls(host)
     check_dns(host)
     check_log(host.log_config.type, host.log_config.config)
-    parse_security(host.security_opt)
+    security = parse_security(host.security_opt)
+    labels.choose_profile(security.apparmor, privileged=host.privileged, machine=machine)
+    labels.check_label(security.selinux, machine)
     if host.network_mode == "host" and host.port_bindings:
         warnings.append("Published ports are discarded when using host network mode")
     return warnings
@@ -301,36 +303,37 @@ def parse_size(text: str) -> int:
 
 
 class Security(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``--security-opt`` says. ``None`` is not said."""
+    """What ``--security-opt`` says. ``None`` is not said; ``selinux`` is the whole label."""
 
     no_new_privileges: bool | None = None
     seccomp: str = ""
     apparmor: str = ""
-    labels: tuple[str, ...] = ()
+    selinux: str = ""
     writable_cgroups: bool | None = None
 
 
 def parse_security(texts: tuple[str, ...]) -> Security:
     """Read ``--security-opt``. Raises Invalid."""
     found: dict[str, object] = {}
-    labels: list[str] = []
+    wanted: list[str] = []
     for text in texts:
         key, separator, value = text.partition("=" if "=" in text else ":")
         if text in ("no-new-privileges", "writable-cgroups"):
             found[text.replace("-", "_")] = True
         elif text == "disable":
-            labels.append("disable")
+            wanted.append("disable")
         elif not separator:
             raise Invalid(f'invalid --security-opt 1: "{text}"')
         elif key == "label":
-            labels.append(value)
+            wanted.append(value)
         elif key in ("apparmor", "seccomp"):
             found[key] = value
         elif key in ("no-new-privileges", "writable-cgroups"):
             found[key.replace("-", "_")] = _flag(text, value)
         else:
             raise Invalid(f'invalid --security-opt 2: "{text}"')
-    security = msgspec.convert(found | {"labels": labels}, Security)
+    security = msgspec.convert(found | {"selinux": labels.compose_label(wanted)}, Security)
+    labels.check_profile_name(security.apparmor)
     if security.seccomp not in PLAIN_SECCOMP:
         parse_profile(security.seccomp)
     return security

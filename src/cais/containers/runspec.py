@@ -172,7 +172,8 @@ def make_process(record: Record, around: Surroundings) -> Process:
         rlimits=rlimits(record, around.config),
         no_new_privileges=record.no_new_privileges,
         oom_score_adj=host.oom_score_adj,
-        apparmor_profile=record.apparmor if around.machine.apparmor else "",
+        apparmor_profile=record.apparmor,
+        selinux_label=record.selinux,
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cais.api.services import Facts
 from cais.config import Config
+from cais.linux import apparmor
 from cais.linux.caps import names_of
 from cais.linux.cgroups.base import Cgroups
 
@@ -76,11 +77,6 @@ def own_capabilities() -> int:
     return 0
 
 
-def has_apparmor() -> bool:
-    """Is AppArmor on in this kernel?"""
-    return _read("/sys/module/apparmor/parameters/enabled").startswith("Y")
-
-
 def _engine_id(root: Path) -> str:
     """A random id that stays with the root folder."""
     path = root / "engine-id"
@@ -95,7 +91,7 @@ def _engine_id(root: Path) -> str:
 
 
 def _security_options(config: Config) -> tuple[str, ...]:
-    options = ["name=apparmor"] if has_apparmor() else []
+    options = [] if apparmor.why_not() else ["name=apparmor"]
     profile = config.seccomp_profile or "builtin"
     if profile != "unconfined":
         options.append(f"name=seccomp,profile={profile}")
@@ -113,11 +109,21 @@ def _warnings(cgroups: Cgroups) -> tuple[str, ...]:
         lines.append(
             "No CAP_SYS_RESOURCE: limits above the engine's own cannot be given, OOM scores not lowered"
         )
-    if not has_apparmor():
-        lines.append("No AppArmor support")
+    lines += _apparmor_warnings()
     if not Path("/run/systemd/system").exists():
         lines.append("No systemd: nothing restarts the engine by itself")
     return tuple(f"WARNING: {line}" for line in lines)
+
+
+def _apparmor_warnings() -> list[str]:
+    missing = apparmor.why_not()
+    if missing:
+        return [f"No AppArmor support: {missing}"]
+    if not apparmor.find_parser():
+        return [
+            "No apparmor_parser (Debian: package apparmor): containers start with apparmor=unconfined only"
+        ]
+    return []
 
 
 def _read(path: str) -> str:

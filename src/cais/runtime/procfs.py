@@ -59,7 +59,8 @@ def write_sysctl(proc: int, key: str, value: str) -> None:
 def read_modules() -> frozenset[str]:
     """The label-giving security modules that are at work in this kernel: ``apparmor``, ``selinux``.
 
-    AppArmor says so itself; SELinux registers its file system only when it was not disabled at boot."""
+    AppArmor says so itself; SELinux registers its file system only when it was not disabled at boot. Until a policy is
+    loaded it takes any label for "kernel", which all have then: that is not at work."""
     found = set()
     try:
         with open("/sys/module/apparmor/parameters/enabled", "rb") as file:
@@ -68,9 +69,19 @@ def read_modules() -> frozenset[str]:
     except OSError:
         pass
     with open("/proc/filesystems", "rb") as file:
-        if b"\tselinuxfs\n" in file.read():
-            found.add("selinux")
+        registered = b"\tselinuxfs\n" in file.read()
+    if registered and read_own_label() not in ("", "kernel"):
+        found.add("selinux")
     return frozenset(found)
+
+
+def read_own_label() -> str:
+    """What the first of the kernel's security modules calls this process; empty where none gives labels."""
+    try:
+        with open("/proc/self/attr/current", "rb") as file:
+            return file.read().rstrip(b"\0\n").decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def asks_for_label(profile: str, label: str) -> bool:

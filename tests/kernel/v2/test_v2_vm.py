@@ -1,4 +1,4 @@
-"""What differs on a machine with cgroup version 2 only, tried in a small virtual machine."""
+"""What differs on machines unlike this one, tried in small virtual ones: cgroup version 2 only, AppArmor, SELinux."""
 
 import subprocess
 import sys
@@ -43,6 +43,40 @@ def test_the_isolation_probe_holds_on_version_2(tmp_path_factory):
         *("--memory", "1024", "--with", program, "env", f"CAIS_PROBE={program}", sys.executable, *command)
     )
     assert " passed" in output
+
+
+def test_containers_are_confined_by_apparmor():
+    """A kernel with AppArmor names the profile of every process and refuses what it denies."""
+    words = (
+        "--memory",
+        "1024",
+        "--package",
+        "apparmor",
+        "--boot",
+        "apparmor=1",
+        "--boot",
+        "security=apparmor",
+    )
+    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernel/test_apparmor.py")
+    output = run_in_machine(*words, sys.executable, *command)
+    assert " passed" in output and " skipped" not in output
+
+
+def test_containers_get_selinux_labels():
+    """A kernel with SELinux names the label that was asked for."""
+    words = (
+        "--memory",
+        "1024",
+        "--package",
+        "checkpolicy",
+        "--boot",
+        "security=selinux",
+        "--boot",
+        "enforcing=0",
+    )
+    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernel/test_selinux.py")
+    output = run_in_machine(*words, "env", "CAIS_TEST_SELINUX=1", sys.executable, *command)
+    assert " passed" in output and " skipped" not in output
 
 
 def test_a_failure_inside_is_a_failure_outside():

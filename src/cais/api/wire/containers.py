@@ -189,6 +189,7 @@ def inspect_reply(found: Container) -> InspectReply:
         restart_count=record.restart_count,
         driver=record.driver,
         platform=record.platform,
+        process_label=record.selinux,
         app_armor_profile=record.apparmor,
         exec_ids=found.exec_ids or None,
         host_config=format_inspect(record.host),
