@@ -20,6 +20,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from cais.linux.netns import entered
+
 USER, PASSWORD = "quay", "s3cret-word"
 _HTPASSWD = "quay:$2b$04$pbbOGm8epT6e9QKUmmBZnunfhD0/TLzVERVwCwaP70OIOJs4.gOHm\n"
 DEADLINE = 20.0
@@ -153,7 +155,7 @@ class Fault:
     """What goes wrong with requests whose "METHOD path" matches ``where``, ``times`` times.
 
     ``status`` answers by itself; ``cut`` breaks the connection after so many bytes of the body; ``flip`` changes the
-    byte at this place; ``shorten`` ends the body there, as if it were all.
+    byte at this place; ``shorten`` ends the body there, as if it were all; ``rate`` sends so many bytes a second.
     """
 
     where: str
@@ -164,6 +166,7 @@ class Fault:
     cut: int = -1
     flip: int = -1
     shorten: int = -1
+    rate: int = 0
     gate: asyncio.Event | None = None
 
 
@@ -176,6 +179,8 @@ class Proxy:
     faults: list[Fault] = field(default_factory=list)
     seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     """"METHOD path" and headers of every request."""
+    sent: int = 0
+    """Bytes of all bodies."""
 
     def count(self, where: str) -> int:
         """Requests that match ``where``."""
@@ -203,7 +208,7 @@ class Proxy:
         self, request: web.Request, reply: aiohttp.ClientResponse, fault: Fault
     ) -> web.StreamResponse:
         body = bytearray(await reply.read())
-        if fault.flip >= 0:
+        if 0 <= fault.flip < len(body):
             body[fault.flip] ^= 1
         if fault.shorten >= 0:
             del body[fault.shorten :]
@@ -215,20 +220,39 @@ class Proxy:
         response = web.StreamResponse(status=reply.status, headers=kept)
         await response.prepare(request)
         if request.method != "HEAD":
-            await response.write(bytes(body if fault.cut < 0 else body[: fault.cut]))
+            await self._send(response, memoryview(body if fault.cut < 0 else body[: fault.cut]), fault.rate)
             if fault.cut >= 0:
                 assert request.transport
                 request.transport.close()
         return response
 
+    async def _send(self, response: web.StreamResponse, body: memoryview, rate: int) -> None:
+        """At ``rate``: in steps of a fiftieth of a second. A client that has gone away ends it."""
+        step = max(1, rate // 50) if rate else max(1, len(body))
+        for start in range(0, len(body), step):
+            part = bytes(body[start : start + step])
+            await response.write(part)
+            self.sent += len(part)
+            if rate:
+                await asyncio.sleep(0.02)
 
-async def start_proxy(upstream: str, defer: Callable[[Any], None]) -> Proxy:
-    """A proxy on loopback; ``defer`` is given what stops it."""
+
+async def start_proxy(upstream: str, defer: Callable[[Any], None], *, netns: int = 0) -> Proxy:
+    """A proxy on loopback; ``defer`` is given what stops it. ``netns``: a process in whose network namespace it
+    listens; it asks ``upstream`` in our own."""
     proxy = Proxy(upstream)
     runner = web.ServerRunner(web.Server(proxy.handle), shutdown_timeout=1.0)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
+    listener = await asyncio.to_thread(_listen, netns)
+    await web.SockSite(runner, listener).start()
     defer(runner.cleanup)
-    proxy.address = f"127.0.0.1:{runner.addresses[0][1]}"
+    proxy.address = f"127.0.0.1:{listener.getsockname()[1]}"
     return proxy
+
+
+def _listen(netns: int) -> socket.socket:
+    """A listening socket on loopback of that process's network; a socket stays in the namespace it was made in."""
+    if not netns:
+        return socket.create_server(("127.0.0.1", 0))
+    with Path(f"/proc/{netns}/ns/net").open("rb") as namespace, entered(namespace.fileno()):
+        return socket.create_server(("127.0.0.1", 0))

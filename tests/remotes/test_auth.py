@@ -13,17 +13,19 @@ from hypothesis import strategies as st
 from cais.errors import CaisError, Denied, Invalid, Unauthenticated, Unavailable
 from cais.remotes.auth import (
     ANONYMOUS,
+    Authorization,
     Credentials,
     TokenReply,
     TokenRequest,
     authenticate,
+    merge_scopes,
     parse_challenges,
     parse_registry_auth,
 )
 
 BEARER = 'Bearer realm="https://auth.example/token",service="reg.example",scope="repository:a/b:pull"'
 LOGIN = Credentials("me", "s3cret")
-TALK = Generator[TokenRequest, TokenReply, str]
+TALK = Generator[TokenRequest, TokenReply, Authorization]
 
 
 def talk(*lines: str, credentials: Credentials = ANONYMOUS, secure: bool = True) -> TALK:
@@ -36,7 +38,7 @@ def end(talk: TALK, status: int = 200, body: bytes = b'{"token":"T"}') -> str:
     try:
         talk.send(TokenReply(status, body))
     except StopIteration as stop:
-        return str(stop.value)
+        return str(stop.value.value)
     raise AssertionError("it asks for more")
 
 
@@ -44,7 +46,7 @@ def result(talk: TALK) -> str:
     """What comes of it without any question."""
     with pytest.raises(StopIteration) as stop:
         next(talk)
-    return str(stop.value.value)
+    return str(stop.value.value.value)
 
 
 def header(**fields: str) -> str:
@@ -73,6 +75,32 @@ def test_a_password_goes_to_the_token_server_as_basic() -> None:
     assert "repository%3Ax%3Apull" in question.url and "s3cret" not in question.url
     assert question.headers["Authorization"] == "Basic " + base64.b64encode(b"me:s3cret").decode()
     assert end(asking, body=b'{"access_token":"A"}') == "Bearer A"
+
+
+def test_one_token_is_asked_for_all_that_is_to_be_done() -> None:
+    """What the challenge wants and what we want, each resource once; ports in names are no actions."""
+    assert merge_scopes("repository:a:pull,push repository:b:pull", "repository:a:pull") == (
+        "repository:a:pull,push",
+        "repository:b:pull",
+    )
+    port = "repository:h:5000/a:"
+    assert merge_scopes(f"{port}pull", f"{port}push") == (f"{port}pull,push",)
+    assert merge_scopes("", "") == ()
+    challenges, extra = parse_challenges([BEARER]), "repository:a/b:pull,push repository:c:pull"
+    question = next(authenticate(challenges, LOGIN, scope="", secure=True, extra=extra))
+    assert parse_qs(urlsplit(question.url).query)["scope"] == extra.split()
+
+
+def test_a_login_asks_for_a_refresh_token_and_keeps_it() -> None:
+    """Without a password nothing is to be kept."""
+    challenges = parse_challenges([BEARER])
+    asking = authenticate(challenges, LOGIN, scope="", secure=True, offline=True)
+    assert "offline_token=true" in next(asking).url
+    with pytest.raises(StopIteration) as stop:
+        asking.send(TokenReply(200, b'{"token":"T","refresh_token":"R"}'))
+    assert stop.value.value == Authorization("Bearer T", "R") and "'R'" not in repr(stop.value.value)
+    anonymous = authenticate(challenges, ANONYMOUS, scope="", secure=True, offline=True)
+    assert "offline_token" not in next(anonymous).url
 
 
 def test_a_refresh_token_is_posted_as_a_form() -> None:

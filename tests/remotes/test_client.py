@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cais.config import Registry as Rules
 from cais.errors import Corrupt, Invalid, NotFound, Unauthenticated, Unavailable
 from cais.remotes.auth import ANONYMOUS, Credentials
 from cais.remotes.client import Patience, Remotes, Repository
@@ -248,3 +249,19 @@ async def test_mirrors_are_tried_in_order(registry: Any, proxy: Any) -> None:
         assert await read(repository) == BLOB
     assert proxy.count(MANIFESTS) == 1 and proxy.count(BLOBS) == 0
     assert not any("Authorization" in headers for _, headers in (*proxy.seen, *good.seen))
+
+
+async def test_a_mirror_of_any_registry_holds_names_with_a_prefix(registry: Any, proxy: Any) -> None:
+    """The repository is asked for below the mirror's path; what the mirror has not comes from the registry."""
+    async with AsyncExitStack() as stack:
+        origin = await start_proxy(registry.address, stack.push_async_callback)
+        rules = {origin.address: Rules((f"http://127.0.0.1:{free_port()}", f"http://{proxy.address}/a"))}
+        repository = await stack.enter_async_context(
+            open_repository(f"{origin.address}/b:1", registries=rules)
+        )
+        document = await repository.fetch_manifest()
+        assert document.digest == digest_bytes(document.data)
+        assert origin.count("") == 0 and proxy.count("/v2/a/b/manifests/1") == 1
+        other = await stack.enter_async_context(open_repository(f"{origin.address}/a/b:1", registries=rules))
+        assert (await other.fetch_manifest()).digest == document.digest
+        assert proxy.count("/v2/a/a/b/manifests/1") > 0 and origin.count("/v2/a/b/manifests/1") > 0

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from cais.config import Registry
 from cais.errors import Invalid
-from cais.remotes.hosts import Host, Hosts, check_mirror, find_proxy, is_insecure
+from cais.remotes.hosts import Host, Hosts, check_domain, check_mirror, find_proxy, is_insecure
 from cais.spec.reference import parse_reference
 from harness.registry import make_certificate
 
@@ -110,3 +111,45 @@ def test_half_of_a_pair_is_refused(tmp_path: Path, name: str, words: str) -> Non
     (folder / name).write_text("x")
     with pytest.raises(Invalid, match=words):
         Hosts(certs=(tmp_path,)).make_tls(Host("h", ()))
+
+
+def test_any_registry_may_have_mirrors() -> None:
+    """In their order before the registry itself; the path of a mirror is where its copies are."""
+    rules = {
+        "ghcr.io": Registry(("https://one.example/ghcr", "https://two.example")),
+        "docker.io": Registry(("https://hub",)),
+    }
+    hosts = Hosts(mirrors=("https://old.example",), registries=rules)
+    found = hosts.find(parse_reference("ghcr.io/a/b"))
+    assert [(host.name, host.prefix, host.is_mirror) for host in found] == [
+        ("one.example", "ghcr/", True),
+        ("two.example", "", True),
+        ("ghcr.io", "", False),
+    ]
+    names = [host.name for host in hosts.find(parse_reference("busybox"))]
+    assert names == ["hub", "old.example", "registry-1.docker.io"]
+    assert [host.name for host in hosts.find(parse_reference("quay.io/a"))] == ["quay.io"]
+    assert hosts.origin("ghcr.io").bases == ("https://ghcr.io",)
+
+
+def test_a_registry_may_be_insecure() -> None:
+    """As if it were among the insecure registries."""
+    hosts = Hosts(registries={"reg.example": Registry(insecure=True)})
+    assert hosts.origin("reg.example").bases == ("https://reg.example", "http://reg.example")
+    assert hosts.origin("other.example").bases == ("https://other.example",)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "ghcr.io/", "https://ghcr.io", "a b", "x"])
+def test_a_registry_is_called_as_in_references(name: str) -> None:
+    """What could never stand before a name is refused."""
+    with pytest.raises(Invalid, match="invalid registry name"):
+        check_domain(name)
+
+
+def test_a_mirror_of_a_registry_may_have_a_path() -> None:
+    """One that names can have; Docker Hub's older list may not."""
+    url = "https://harbor.example/proxy/ghcr"
+    assert check_mirror(url, may_have_path=True) == url
+    for wrong in (url + "?x=1", "https://a.b/X", "https://a.b/../c"):
+        with pytest.raises(Invalid, match="invalid mirror"):
+            check_mirror(wrong, may_have_path=True)

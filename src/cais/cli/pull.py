@@ -21,22 +21,44 @@ def pull(session: Session, flags: Flags) -> int:
     name = flags.args[0]
     check_reference(name)
     reference = load("cais.spec.reference:parse_reference")(name)
-    quiet = flags.on("quiet")
+    quiet, platform, all_platforms = flags.on("quiet"), flags.text("platform"), flags.on("all-platforms")
     if flags.on("all-tags"):
-        raise Failure("pulling all tags is not supported yet: name one")
+        if reference.tag or reference.digest:
+            raise Failure("tag can't be used with --all-tags/-a")
+        pull_image(session, name, platform, quiet=quiet, every=True, all_platforms=all_platforms)
+        sys.stdout.write(f"{reference.name}\n")
+        return 0
     if not reference.tag and not reference.digest and not quiet:
         sys.stdout.write("Using default tag: latest\n")
-    pull_image(session, name, flags.text("platform"), quiet=quiet)
+    pull_image(session, name, platform, quiet=quiet, all_platforms=all_platforms)
     sys.stdout.write(f"{reference.tagged().canonical()}\n")
     return 0
 
 
-def pull_image(session: Session, name: str, platform: str, *, quiet: bool, number: int = 1) -> None:
-    """Let the engine pull ``name``, with progress on descriptor ``number``. Raises Failure, Refused."""
-    reference = load("cais.spec.reference:parse_reference")(name).tagged()
-    tag = reference.digest or reference.tag
-    query = (("fromImage", reference.name), ("tag", tag), ("platform", platform))
-    Progress(quiet=quiet, number=number).follow(session.send("POST", "/images/create", query).pieces())
+def pull_image(
+    session: Session,
+    name: str,
+    platform: str,
+    *,
+    quiet: bool,
+    number: int = 1,
+    every: bool = False,
+    all_platforms: bool = False,
+) -> None:
+    """Let the engine pull ``name``, or ``every`` tag of it, with progress on descriptor ``number`` and with the
+    credentials that are kept for its registry. Raises Failure, Refused."""
+    reference = load("cais.spec.reference:parse_reference")(name)
+    if not every:
+        reference = reference.tagged()
+    query = (
+        ("fromImage", reference.name),
+        ("tag", reference.digest or reference.tag),
+        ("platform", platform),
+        ("allPlatforms", "1" if all_platforms else ""),
+    )
+    fields = load("cais.cli.credentials:make_fields")(reference.domain)
+    answer = session.send("POST", "/images/create", query, fields=fields)
+    Progress(quiet=quiet, number=number).follow(answer.pieces())
 
 
 PULL = Command(
@@ -44,7 +66,8 @@ PULL = Command(
     "Fetch an image from a registry",
     pull,
     flags=(
-        ("all-tags", "a", "bool", "All tags of the repository (not supported yet)"),
+        ("all-platforms", "", "bool", "Keep the images of all platforms, and all else the index names"),
+        ("all-tags", "a", "bool", "All tags of the repository"),
         ("disable-content-trust", "", "bool", "Accepted for compatibility"),
         ("platform", "", "string", "Platform to pull: os/arch[/variant]"),
         ("quiet", "q", "bool", "Print the image's name only"),

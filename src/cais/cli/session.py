@@ -41,12 +41,17 @@ class Session:
         return connection
 
     def send(
-        self, method: str, path: str, query: Iterable[tuple[str, object]] = (), body: Any = None
+        self,
+        method: str,
+        path: str,
+        query: Iterable[tuple[str, object]] = (),
+        body: Any = None,
+        fields: Iterable[tuple[str, str]] = (),
     ) -> Response:
         """One request over the connection kept for that; its content must be read before the next."""
         if self._idle is None or not self._idle.idle:
             self._idle = self.connect()
-        return self._idle.send(method, format_target(path, query), body)
+        return self._idle.send(method, format_target(path, query), body, fields)
 
     def call(self, method: str, path: str, query: Iterable[tuple[str, object]] = (), body: Any = None) -> Any:
         """One request, and its answer's JSON value (None if it has no content). Raises Refused, Unreachable."""

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Self, TypeVar, Unpack
 
+import msgspec
+
 from cais.client import calls, models
 from cais.client.aiochannel import AsyncChannel, Pieces, Wire, read_head, receive, send
 from cais.client.aioprocess import AsyncProcess
@@ -111,6 +113,31 @@ class AsyncEngine:
     async def import_image(self, root: Pieces, name: str, *, changes: Sequence[str] = ()) -> list[str]:
         """Make an image of a root file system's tar."""
         return await self._channel.call(calls.import_image(*calls.split_name(name), changes), pieces=root)
+
+    async def pull(
+        self, name: str, *, platform: str = "", auth: models.RegistryAuth | None = None
+    ) -> models.ImageDetails:
+        """Fetch an image from its registry. Raises NotFound, Unauthenticated, Unavailable."""
+        await self._channel.call(calls.pull(name, platform, auth), limit=None)
+        return await self._channel.call(calls.inspect_image(name))
+
+    async def push(
+        self,
+        name: str,
+        *,
+        platform: str = "",
+        compression: str = "",
+        auth: models.RegistryAuth | None = None,
+    ) -> models.PushResult:
+        """Send an image to its registry; ``compression`` of layers that are plain here: gzip, zstd, none. Raises
+        Unavailable with the reason."""
+        return await self._channel.call(calls.push(name, platform, compression, auth), limit=None)
+
+    async def login(self, auth: models.RegistryAuth) -> models.RegistryAuth:
+        """Try credentials at a registry; what to use from now on. Raises Unauthenticated."""
+        found = await self._channel.call(calls.login(auth))
+        token = found.identity_token
+        return msgspec.structs.replace(auth, password="", identitytoken=token) if token else auth
 
     async def bootstrap(self, name: str) -> list[str]:
         """Make the base image ``busybox`` or ``debian[:SUITE]``."""
@@ -243,6 +270,19 @@ class AsyncContainer:
     async def top(self, arguments: str = "") -> models.Processes:
         """Its processes, as ps shows them."""
         return await self._channel.call(calls.top(self.id, arguments))
+
+    async def commit(
+        self,
+        name: str = "",
+        *,
+        author: str = "",
+        message: str = "",
+        changes: Sequence[str] = (),
+        pause: bool = True,
+    ) -> str:
+        """Make an image of its files and configuration; the image's id."""
+        call = calls.commit(self.id, name, author=author, message=message, changes=changes, pause=pause)
+        return (await self._channel.call(call, limit=None)).id
 
     def export(self) -> AsyncIterator[bytes]:
         """Its root file system as a tar, piece by piece."""

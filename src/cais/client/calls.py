@@ -10,6 +10,7 @@ from cais.client.options import ContainerOptions, ExecOptions, make_create, make
 from cais.client.protocol import Call, make_error, make_start_error, segment
 from cais.errors import CaisError, Corrupt, Unavailable
 from cais.spec.multiplex import Demultiplexer
+from cais.spec.registryauth import format_header
 
 T = TypeVar("T")
 Filters = Mapping[str, Any]
@@ -176,6 +177,70 @@ def import_image(repository: str, label: str, changes: Sequence[str]) -> Call[li
     return Call("POST", "/images/create", parse_progress, query)
 
 
+def commit(
+    container: str, name: str, *, author: str, message: str, changes: Sequence[str], pause: bool
+) -> Call[models.Created]:
+    """Make an image of a container; an empty ``name`` leaves it without one."""
+    repository, label = split_name(name) if name else ("", "")
+    query = {
+        "container": container,
+        "repo": repository,
+        "tag": label,
+        "author": author,
+        "comment": message,
+        "changes": list(changes),
+        "pause": "1" if pause else "0",
+    }
+    return Call("POST", "/commit", as_type(models.Created), query)
+
+
+def pull(name: str, platform: str, auth: models.RegistryAuth | None) -> Call[None]:
+    """Fetch an image; the content is a stream of progress messages."""
+    repository, label = split_reference(name)
+    query = {"fromImage": repository, "tag": label or "latest", "platform": platform}
+    return Call("POST", "/images/create", _finish_quietly, query, fields=_auth_fields(auth))
+
+
+def push(
+    name: str, platform: str, compression: str, auth: models.RegistryAuth | None
+) -> Call[models.PushResult]:
+    """Send an image to its registry; the content is a stream of progress messages."""
+    repository, label = split_name(name)
+    parts = (
+        dict(zip(("os", "architecture", "variant"), platform.split("/"), strict=False)) if platform else {}
+    )
+    query = {
+        "tag": label or "latest",
+        "platform": msgspec.json.encode(parts).decode() if parts else "",
+        "compression": compression,
+    }
+    path = f"/images/{segment(repository)}/push"
+    return Call("POST", path, parse_push, query, fields=_auth_fields(auth))
+
+
+def login(auth: models.RegistryAuth) -> Call[models.LoggedIn]:
+    """Try credentials at a registry."""
+    return Call("POST", "/auth", as_type(models.LoggedIn), body=msgspec.json.encode(auth))
+
+
+def _auth_fields(auth: models.RegistryAuth | None) -> tuple[tuple[str, str], ...]:
+    return (("X-Registry-Auth", format_header(msgspec.json.encode(auth))),) if auth else ()
+
+
+def _finish_quietly(content: bytes) -> None:
+    parse_progress(content)
+
+
+def parse_push(content: bytes) -> models.PushResult:
+    """What the tag stands for now, of a finished stream of progress messages. Raises as ``parse_progress``."""
+    parse_progress(content)
+    for line in reversed(content.splitlines()):
+        aux = as_type(dict[str, Any])(line).get("aux") if line.strip() else None
+        if isinstance(aux, dict) and "Digest" in aux:
+            return msgspec.convert(aux, models.PushResult)
+    raise Corrupt("the engine's answer to a push tells no digest")
+
+
 def bootstrap(name: str) -> Call[list[str]]:
     """Make a base image from the machine's package mirror (Cais only)."""
     return Call("POST", "/cais/images/bootstrap", parse_progress, {"name": name})
@@ -271,6 +336,12 @@ def parse_progress(content: bytes) -> list[str]:
 
 def _progress_error(code: Any, message: str) -> CaisError:
     return make_error(code if isinstance(code, int) and code >= 400 else 500, message)
+
+
+def split_reference(name: str) -> tuple[str, str]:
+    """Repository and tag or digest (empty without) of an image's name."""
+    repository, at, digest = name.partition("@")
+    return (split_name(repository)[0], digest) if at else split_name(name)
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, Self, TypeVar, Unpack
 
+import msgspec
+
 from cais.client import calls, models
 from cais.client.channel import Channel, read_head, receive, send
 from cais.client.options import ContainerOptions, ExecOptions
@@ -125,6 +127,31 @@ class Engine:
     def import_image(self, root: Iterable[bytes], name: str, *, changes: Sequence[str] = ()) -> list[str]:
         """Make an image of a root file system's tar."""
         return self._channel.call(calls.import_image(*calls.split_name(name), changes), pieces=root)
+
+    def pull(
+        self, name: str, *, platform: str = "", auth: models.RegistryAuth | None = None
+    ) -> models.ImageDetails:
+        """Fetch an image from its registry. Raises NotFound, Unauthenticated, Unavailable."""
+        self._channel.call(calls.pull(name, platform, auth), timeout=None)
+        return self._channel.call(calls.inspect_image(name))
+
+    def push(
+        self,
+        name: str,
+        *,
+        platform: str = "",
+        compression: str = "",
+        auth: models.RegistryAuth | None = None,
+    ) -> models.PushResult:
+        """Send an image to its registry; ``compression`` of layers that are plain here: gzip, zstd, none. Raises
+        Unavailable with the reason."""
+        return self._channel.call(calls.push(name, platform, compression, auth), timeout=None)
+
+    def login(self, auth: models.RegistryAuth) -> models.RegistryAuth:
+        """Try credentials at a registry; what to use from now on. Raises Unauthenticated."""
+        found = self._channel.call(calls.login(auth))
+        token = found.identity_token
+        return msgspec.structs.replace(auth, password="", identitytoken=token) if token else auth
 
     def bootstrap(self, name: str) -> list[str]:
         """Make the base image ``busybox`` or ``debian[:SUITE]`` from the machine's package mirror."""
@@ -248,6 +275,20 @@ class Container:
     def top(self, arguments: str = "") -> models.Processes:
         """Its processes, as ps shows them."""
         return self._channel.call(calls.top(self.id, arguments))
+
+    def commit(
+        self,
+        name: str = "",
+        *,
+        author: str = "",
+        message: str = "",
+        changes: Sequence[str] = (),
+        pause: bool = True,
+    ) -> str:
+        """Make an image of its files and configuration; the image's id. ``changes`` are Dockerfile instructions;
+        ``pause``: freeze it meanwhile."""
+        call = calls.commit(self.id, name, author=author, message=message, changes=changes, pause=pause)
+        return self._channel.call(call, timeout=None).id
 
     def export(self) -> Iterator[bytes]:
         """Its root file system as a tar, piece by piece."""

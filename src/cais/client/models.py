@@ -241,3 +241,32 @@ class Completed(msgspec.Struct, frozen=True):
     exit_code: int
     stdout: bytes
     stderr: bytes
+
+
+class RegistryAuth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Credentials for a registry; without a ``repr`` of what is secret. ``serveraddress``: host[:port]; empty: Docker
+    Hub."""
+
+    username: str = ""
+    password: str = ""
+    serveraddress: str = ""
+    identitytoken: str = ""
+    registrytoken: str = ""
+
+    def __repr__(self) -> str:
+        return f"RegistryAuth(username={self.username!r}, serveraddress={self.serveraddress!r})"
+
+
+class PushResult(Model, frozen=True):
+    """What ``tag`` stands for in the registry; ``size`` is the manifest's own, in bytes."""
+
+    tag: str
+    digest: str
+    size: int
+
+
+class LoggedIn(Model, frozen=True):
+    """``identity_token`` is to be kept in the place of the password; empty: the registry gives none."""
+
+    status: str
+    identity_token: str = ""

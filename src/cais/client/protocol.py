@@ -20,7 +20,8 @@ class Call(Generic[T]):
     """A request, and how its answer's content becomes a value.
 
     ``query`` leaves out None, False and empty values and spells True as 1; ``body`` is JSON, or bytes of the
-    ``content_type`` given; ``failure`` turns a refusal (status, message) into an exception.
+    ``content_type`` given; ``fields`` are further header fields; ``failure`` turns a refusal (status, message) into an
+    exception.
     """
 
     method: str
@@ -30,6 +31,7 @@ class Call(Generic[T]):
     body: bytes | None = None
     content_type: str = "application/json"
     hijack: bool = False
+    fields: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     failure: Callable[[int, str], Exception] = field(
         default=lambda status, message: make_error(status, message)
     )
@@ -49,7 +51,7 @@ class Call(Generic[T]):
 
     def head(self, *, chunked: bool = False) -> bytes:
         """The request's head. ``chunked``: the body follows in chunks, of unknown length."""
-        fields = [("Host", "cais")]
+        fields = [("Host", "cais"), *self.fields]
         if chunked:
             fields += [("Content-Type", "application/x-tar"), ("Transfer-Encoding", "chunked")]
         elif self.body is not None:

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -53,6 +53,14 @@ class TokenRequest:
     url: str
     headers: Mapping[str, str] = field(repr=False)
     form: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """What to write into ``Authorization``, and the refresh token that came with it (empty: none)."""
+
+    value: str = field(repr=False)
+    refresh_token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,28 +119,48 @@ def parse_challenges(lines: Iterable[str]) -> list[Challenge]:
 
 
 def authenticate(
-    challenges: Iterable[Challenge], credentials: Credentials, *, scope: str, secure: bool
-) -> Generator[TokenRequest, TokenReply, str]:
+    challenges: Iterable[Challenge],
+    credentials: Credentials,
+    *,
+    scope: str,
+    secure: bool,
+    extra: str = "",
+    offline: bool = False,
+) -> Generator[TokenRequest, TokenReply, Authorization]:
     """What to write into ``Authorization``; yields what has to be asked for it and wants the replies sent in.
 
-    Bearer goes before basic. ``scope`` is what to ask for where the challenge does not say; ``secure``: the
-    registry was reached by TLS, so no secret may go to a token server without (distribution spec, "Token
-    Authentication Specification"; RFC 6749 section 6 for refresh tokens).
+    Bearer goes before basic. ``scope`` is what to ask for where the challenge does not say; ``extra`` (several with
+    blanks between) is asked for in any case: one token for all that is to be done. ``secure``: the registry was
+    reached by TLS, so no secret may go to a token server without. ``offline``: a refresh token is wanted too
+    (distribution spec, "Token Authentication Specification"; RFC 6749 section 6 for refresh tokens).
     Raises Unauthenticated, Denied, Unavailable.
     """
     offered = {challenge.scheme: challenge for challenge in reversed([*challenges])}
     if "bearer" in offered:
         if credentials.registry_token:
-            return f"Bearer {credentials.registry_token}"
+            return Authorization(f"Bearer {credentials.registry_token}")
         fields = offered["bearer"].fields
         _check_realm(fields.get("realm", ""), credentials, secure)
-        token = yield from _ask_for_token(fields, credentials, fields.get("scope") or scope)
-        return f"Bearer {token}"
+        wanted = merge_scopes(extra, fields.get("scope") or scope)
+        return (yield from _ask_for_token(fields, credentials, wanted, offline))
     if "basic" in offered and credentials.username:
-        return format_basic(credentials)
+        return Authorization(format_basic(credentials))
     if "basic" in offered:
         raise Unauthenticated("no basic auth credentials")
     raise Unauthenticated("unauthorized: authentication required")
+
+
+def merge_scopes(*texts: str) -> tuple[str, ...]:
+    """Every scope once; of two for the same resource the one with more actions, joined.
+
+    Distribution spec, "Token Scope Documentation": ``type:name:actions``; the name may have a colon (a port).
+    """
+    actions: dict[str, list[str]] = {}
+    for scope in " ".join(texts).split():
+        resource, _, words = scope.rpartition(":")
+        known = actions.setdefault(resource, [])
+        known += [word for word in words.split(",") if word not in known]
+    return tuple(f"{resource}:{','.join(words)}" for resource, words in actions.items() if resource)
 
 
 def format_basic(credentials: Credentials) -> str:
@@ -154,15 +182,14 @@ def _check_realm(realm: str, credentials: Credentials, secure: bool) -> None:
 
 
 def _ask_for_token(
-    fields: Mapping[str, str], credentials: Credentials, scope: str
-) -> Generator[TokenRequest, TokenReply, str]:
-    query = [
-        (name, value) for name, value in (("service", fields.get("service", "")), ("scope", scope)) if value
-    ]
+    fields: Mapping[str, str], credentials: Credentials, scopes: Sequence[str], offline: bool
+) -> Generator[TokenRequest, TokenReply, Authorization]:
+    query = [("service", fields["service"])] if fields.get("service") else []
     realm = fields["realm"]
     if credentials.identity_token:
         form = [
             *query,
+            *([("scope", " ".join(scopes))] if scopes else []),
             ("client_id", CLIENT_ID),
             ("grant_type", "refresh_token"),
             ("refresh_token", credentials.identity_token),
@@ -171,6 +198,9 @@ def _ask_for_token(
         reply = yield TokenRequest(realm, kind, urlencode(form))
     else:
         headers = {}
+        query += [("scope", scope) for scope in scopes]
+        if credentials.username and offline:
+            query.append(("offline_token", "true"))
         if credentials.username:
             query = [("account", credentials.username), ("client_id", CLIENT_ID), *query]
             headers = {"Authorization": format_basic(credentials)}
@@ -179,7 +209,7 @@ def _ask_for_token(
     return _read_token(reply, credentials)
 
 
-def _read_token(reply: TokenReply, credentials: Credentials) -> str:
+def _read_token(reply: TokenReply, credentials: Credentials) -> Authorization:
     if reply.status in (400, 401, 403):
         said = describe_body(reply.body, credentials.secrets()) or "authentication required"
         raise Unauthenticated(said if said.startswith("unauthorized") else f"unauthorized: {said}")
@@ -188,9 +218,10 @@ def _read_token(reply: TokenReply, credentials: Credentials) -> str:
     try:
         raw = msgspec.json.decode(reply.body)
         token = raw.get("token") or raw.get("access_token")
+        refresh = raw.get("refresh_token")
     except (ValueError, AttributeError, RecursionError):
-        token = None
+        token = refresh = None
     # It goes into a header field: nothing that could end that may be in it.
     if not isinstance(token, str) or not token.isascii() or not token.isprintable():
         raise Unavailable("authorization server did not include a token in the response")
-    return token
+    return Authorization(f"Bearer {token}", refresh if isinstance(refresh, str) else "")

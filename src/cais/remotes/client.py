@@ -5,7 +5,7 @@ import hashlib
 import random
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
@@ -15,6 +15,7 @@ import aiohttp
 from cais.errors import CaisError, Corrupt, Invalid, NotFound, Unavailable
 from cais.remotes.auth import ANONYMOUS, Credentials
 from cais.remotes.hosts import Host, Hosts
+from cais.remotes.lanes import DEFAULT_LANES, Lanes, Pace, Watch, fetch_pieces
 from cais.remotes.refusals import Interrupted, make_refusal
 from cais.remotes.transport import Ask, Transport, read_body
 from cais.spec.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
@@ -65,11 +66,13 @@ class Remotes:
 
     hosts: Hosts
     patience: Patience = Patience()
+    lanes: Lanes = DEFAULT_LANES
 
     def open(self, reference: Reference, credentials: Credentials = ANONYMOUS) -> "Repository":
         """The repository that ``reference`` names; nothing is sent yet. A context manager."""
         transport = Transport(self.hosts, credentials, f"repository:{reference.path}:pull")
-        return Repository(reference, self.hosts.find(reference), transport, self.patience, credentials)
+        hosts = self.hosts.find(reference)
+        return Repository(reference, hosts, transport, self.patience, credentials, lanes=self.lanes)
 
 
 class Repository:
@@ -85,6 +88,8 @@ class Repository:
         transport: Transport,
         patience: Patience,
         credentials: Credentials,
+        *,
+        lanes: Lanes = DEFAULT_LANES,
     ) -> None:
         self.reference = reference
         self._hosts = hosts
@@ -92,6 +97,9 @@ class Repository:
         self._patience = patience
         self._secrets = credentials.secrets()
         self._users = 0
+        self._lanes = lanes
+        self._pace = Pace()
+        self._has_ranges = False
 
     async def __aenter__(self) -> Self:
         self._users += 1
@@ -131,17 +139,47 @@ class Repository:
         _check_digest(data, descriptor.digest)
         return data
 
-    async def fetch_blob(self, descriptor: Descriptor) -> AsyncGenerator[bytes]:
-        """Exactly ``descriptor.size`` bytes, not verified. A cut connection is resumed where it was cut, also at
-        another server.
+    async def fetch_blob(self, descriptor: Descriptor, start: int = 0) -> AsyncGenerator[bytes]:
+        """The bytes from ``start`` to ``descriptor.size``, not verified. A cut connection is resumed where it was cut,
+        also at another server; a large blob on a slow line comes by several connections.
 
         Raises NotFound, Corrupt (the server has more or fewer bytes than the manifest says), Unavailable.
         """
-        offset, failures, good = 0, 0, 0
+        offset, size = start, descriptor.size
+        watch = Watch(self._lanes, self._pace)
+
+        def fetch(begin: int, end: int) -> AsyncGenerator[bytes]:
+            return watch.parts(self._fetch_range(descriptor, begin, end))
+
+        async with aclosing(fetch(start, size)) as parts:
+            async for part in parts:
+                offset += len(part)
+                yield part
+                if size - offset >= self._lanes.large and watch.is_slow() and self._has_ranges:
+                    break
+            else:
+                return
+        # What several connections may not have, one may: servers count them.
+        with suppress(Unavailable):
+            pieces = fetch_pieces(fetch, offset, size, count=self._lanes.count, rate=watch.rate)
+            async with aclosing(pieces):
+                async for part in pieces:
+                    offset += len(part)
+                    yield part
+                return
+        async with aclosing(self._fetch_range(descriptor, offset, size)) as parts:
+            async for part in parts:
+                yield part
+
+    async def _fetch_range(self, descriptor: Descriptor, start: int, stop: int) -> AsyncGenerator[bytes]:
+        """The bytes from ``start`` to ``stop``, however often the line is cut."""
+        if start and start == stop:
+            return
+        offset, failures, good = start, 0, start
         hosts = list(self._hosts)
         while True:
             try:
-                async with aclosing(self._get_blob(hosts[0], descriptor, offset)) as parts:
+                async with aclosing(self._get_blob(hosts[0], descriptor, offset, stop)) as parts:
                     async for part in parts:
                         offset += len(part)
                         yield part
@@ -151,7 +189,7 @@ class Repository:
                     raise
                 del hosts[0]
             except Interrupted as error:
-                if 0 < offset == descriptor.size:
+                if 0 < offset == stop:
                     return  # cut behind the last byte
                 # A mirror that does not answer is not waited for.
                 if len(hosts) > 1:
@@ -224,15 +262,25 @@ class Repository:
         known = media_type in MANIFEST_TYPES | INDEX_TYPES or "schema" in media_type
         return Document(found, media_type if known else "", data)
 
-    async def _get_blob(self, host: Host, descriptor: Descriptor, offset: int) -> AsyncGenerator[bytes]:
-        """The bytes from ``offset`` on; Interrupted if they end before they should."""
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
+    async def _get_blob(
+        self, host: Host, descriptor: Descriptor, offset: int, stop: int
+    ) -> AsyncGenerator[bytes]:
+        """The bytes from ``offset`` to ``stop``; Interrupted if they end before they should."""
+        is_piece = stop < descriptor.size
+        headers = {"Range": f"bytes={offset}-{stop - 1 if is_piece else ''}"} if offset or is_piece else {}
         ask = Ask("GET", f"{self.reference.path}/blobs/{descriptor.digest}", headers, is_pinned=True)
         async with self._transport.send(host, ask) as response:
+            if response.status == 416:
+                raise Corrupt(
+                    f"blob {descriptor.digest} has fewer than the {descriptor.size} bytes announced"
+                )
             if response.status not in (200, 206):
                 await self._check(response)
+            if is_piece and response.status != 206:
+                raise Unavailable("the registry does not send parts of blobs")
+            self._has_ranges = response.status == 206 or response.headers.get("Accept-Ranges") == "bytes"
             skip = _first_byte(response, offset)
-            left = descriptor.size - offset
+            left = stop - offset
             _check_length(response, descriptor, offset - skip)
             async for part in response.content.iter_any():
                 if skip:
@@ -252,7 +300,7 @@ class Repository:
         if response.status == 200:
             return
         body = await read_body(response, _ERROR_LIMIT)
-        after = _read_seconds(response.headers.get("Retry-After", ""))
+        after = read_seconds(response.headers.get("Retry-After", ""))
         refusal = make_refusal(response.status, body, self.reference, secrets=self._secrets, after=after)
         # One that talks of success or redirection is not understood; it is no reason to try again.
         raise refusal if response.status >= 400 else Unavailable(str(refusal))
@@ -275,7 +323,7 @@ def _read_digest(response: aiohttp.ClientResponse) -> Digest | None:
         return None
 
 
-def _read_seconds(text: str) -> float | None:
+def read_seconds(text: str) -> float | None:
     """``Retry-After`` in seconds (RFC 9110 section 10.2.3); its other form, a date, is not used by registries."""
     return float(text) if text.isascii() and text.isdecimal() and len(text) < 9 else None
 

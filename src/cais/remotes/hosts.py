@@ -4,12 +4,14 @@ import ipaddress
 import os
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from cais.config import Registry
 from cais.errors import Invalid
-from cais.spec.reference import DEFAULT_DOMAIN, Reference
+from cais.spec.reference import DEFAULT_DOMAIN, Reference, is_path, parse_reference
 
 DOCKER_HUB = "registry-1.docker.io"
 CERTS_D = (Path("/etc/cais/certs.d"), Path("/etc/docker/certs.d"))
@@ -19,39 +21,57 @@ CERTS_D = (Path("/etc/cais/certs.d"), Path("/etc/docker/certs.d"))
 @dataclass(frozen=True, slots=True)
 class Host:
     """One server. ``name`` is its host[:port]; ``bases`` are URLs to try in order; ``is_verified``: its
-    certificate must be good; ``is_mirror``: it holds copies, so it is never shown the registry's credentials."""
+    certificate must be good; ``is_mirror``: it holds copies, so it is never shown the registry's credentials;
+    ``prefix``: what its repositories' names start with, slash included (proxies that stand for several registries)."""
 
     name: str
     bases: tuple[str, ...]
     is_verified: bool = True
     is_mirror: bool = False
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """The rules of one engine: ``mirrors`` are URLs of mirrors of Docker Hub, ``insecure`` are host[:port] or CIDR."""
+    """The rules of one engine: ``mirrors`` are URLs of mirrors of Docker Hub, ``insecure`` are host[:port] or CIDR,
+    ``registries`` say more of a registry by its name in references."""
 
     mirrors: tuple[str, ...] = ()
     insecure: tuple[str, ...] = ()
     certs: tuple[Path, ...] = CERTS_D
+    registries: Mapping[str, Registry] = field(default_factory=dict)
 
     def find(self, reference: Reference) -> tuple[Host, ...]:
         """The servers to ask for ``reference``, in this order; the last one is the registry itself."""
-        if reference.domain != DEFAULT_DOMAIN:
-            return (self.host(reference.domain),)
-        return (*map(self._mirror, self.mirrors), self.host(DOCKER_HUB))
+        mirrors = self.registries.get(reference.domain, Registry()).mirrors
+        if reference.domain == DEFAULT_DOMAIN:
+            mirrors += self.mirrors
+        return (*map(self._mirror, mirrors), self.origin(reference.domain))
+
+    def origin(self, domain: str) -> Host:
+        """The registry itself that ``domain`` in a reference means: the only one to push to."""
+        return self.host(DOCKER_HUB if domain == DEFAULT_DOMAIN else domain)
 
     def host(self, name: str) -> Host:
         """The server ``name``. An insecure one is tried with TLS, its certificate unchecked, then without, as
         dockerd does."""
-        if is_insecure(name, self.insecure):
+        if self._is_insecure(name):
             return Host(name, (f"https://{name}", f"http://{name}"), is_verified=False)
         return Host(name, (f"https://{name}",))
 
     def _mirror(self, url: str) -> Host:
         parts = urlsplit(url)
-        insecure = is_insecure(parts.netloc, self.insecure)
-        return Host(parts.netloc, (url.rstrip("/"),), is_verified=not insecure, is_mirror=True)
+        prefix = parts.path.strip("/")
+        return Host(
+            parts.netloc,
+            (f"{parts.scheme}://{parts.netloc}",),
+            is_verified=not self._is_insecure(parts.netloc),
+            is_mirror=True,
+            prefix=f"{prefix}/" if prefix else "",
+        )
+
+    def _is_insecure(self, name: str) -> bool:
+        return self.registries.get(name, Registry()).insecure or is_insecure(name, self.insecure)
 
     def make_tls(self, host: Host) -> ssl.SSLContext:
         """Whom to trust at ``host`` and what to show there, by its folder in ``certs.d`` (Docker's layout: ``*.crt``
@@ -70,8 +90,8 @@ class Hosts:
         return context
 
 
-def check_mirror(url: str) -> str:
-    """``url`` if it can be a mirror. Raises Invalid in dockerd's words."""
+def check_mirror(url: str, *, may_have_path: bool = False) -> str:
+    """``url`` if it can be a mirror. Raises Invalid in dockerd's words. A path is a prefix of the names there."""
     try:
         parts = urlsplit(url)
         named = bool(parts.hostname)
@@ -81,9 +101,20 @@ def check_mirror(url: str) -> str:
         raise Invalid(f'invalid mirror: unsupported scheme "{parts.scheme}" in "{url}"')
     if parts.username is not None:
         raise Invalid("invalid mirror: username/password not allowed in URI")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
+    path = "" if may_have_path and is_path(parts.path.strip("/")) else parts.path
+    if path not in ("", "/") or parts.query or parts.fragment:
         raise Invalid(f'invalid mirror: path, query, or fragment at end of the URI "{url}"')
     return url
+
+
+def check_domain(name: str) -> str:
+    """``name`` if references can start with it. Raises Invalid."""
+    with suppress(Invalid):
+        if parse_reference(f"{name}/x").domain == name:
+            return name
+    raise Invalid(
+        f"invalid registry name {name!r}: want host[:port] as it stands in references, such as ghcr.io"
+    )
 
 
 def is_insecure(name: str, insecure: Sequence[str]) -> bool:

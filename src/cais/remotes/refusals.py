@@ -5,11 +5,14 @@ from typing import Any
 
 import msgspec
 
-from cais.errors import CaisError, NotFound, Unavailable
+from cais.errors import CaisError, Corrupt, Denied, NotFound, Unavailable, Unsupported
 from cais.spec.reference import Reference
 
 _TEXT_LIMIT = 500
 _DENIED = ("DENIED", "UNAUTHORIZED")
+_READ_ONLY = "UNSUPPORTED"
+_DAMAGED = ("DIGEST_INVALID", "SIZE_INVALID")
+_LOST = ("BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID", "RANGE_INVALID")
 
 
 class Interrupted(Unavailable):
@@ -22,6 +25,14 @@ class Interrupted(Unavailable):
         super().__init__(message)
         self.after = after
         self.is_answered = is_answered
+
+
+class LostUpload(Interrupted):
+    """The registry does not know the upload any more, or not where it stands: it has to begin anew."""
+
+
+class TooLarge(Unavailable):
+    """The registry, or what stands before it, does not take so many bytes in one request."""
 
 
 def clean_text(text: str, secrets: Iterable[str] = ()) -> str:
@@ -78,4 +89,53 @@ def make_refusal(
     if status == 429:
         return Interrupted(said or "toomanyrequests: the registry wants fewer requests", after=after)
     text = f"received unexpected HTTP status: {status}{f': {said}' if said else ''}"
+    return Interrupted(text, after=after) if status >= 500 or status == 408 else Unavailable(text)
+
+
+def make_push_refusal(
+    status: int,
+    body: bytes,
+    reference: Reference,
+    what: str,
+    *,
+    secrets: Iterable[str] = (),
+    after: float | None = None,
+) -> CaisError:
+    """The error for an answer that stopped ``what`` ("blob sha256:…") from being pushed to ``reference``.
+
+    Denied, Unsupported (a registry that is read-only), Corrupt (it has counted or hashed otherwise), Interrupted and
+    LostUpload for what may pass, TooLarge, Unavailable for all else.
+    """
+    code, _ = read_error(body)
+    said = describe_body(body, secrets)
+    words = f": {said}" if said else ""
+    name = reference.familiar_name
+    if status in (401, 403) or code in _DENIED:
+        default = (
+            "unauthorized: authentication required"
+            if status == 401
+            else "denied: requested access to the resource is denied"
+        )
+        reason = said or default
+        return Denied(
+            f"push access denied for {name}, repository does not exist or may require 'docker login': {reason}"
+        )
+    if status == 405 or (code == _READ_ONLY and status < 500):
+        return Unsupported(
+            f"cannot push {what} to {name}: the registry takes no pushes, it may be read-only{words}"
+        )
+    if code in _DAMAGED:
+        return Corrupt(f"the registry did not get {what} for {name} as it is{words}")
+    if status == 429:
+        return Interrupted(
+            f"cannot push {what} to {name}: {said or 'toomanyrequests: the registry wants fewer requests'}",
+            after=after,
+        )
+    if status == 413:
+        return TooLarge(f"cannot push {what} to {name}: the registry does not take that much at once{words}")
+    text = f"cannot push {what} to {name}: received unexpected HTTP status: {status}{words}"
+    if code.startswith("NAME_"):
+        return NotFound(text)
+    if status in (404, 416) or code in _LOST:
+        return LostUpload(text)
     return Interrupted(text, after=after) if status >= 500 or status == 408 else Unavailable(text)

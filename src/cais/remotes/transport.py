@@ -4,7 +4,7 @@ import asyncio
 import errno
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -29,22 +29,41 @@ _BUFFER = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request: ``path`` from the server's ``/v2/`` on. ``is_pinned``: what comes is known by its digest, so it
-    may be fetched from wherever the server says."""
+    """One request: ``path`` from the server's ``/v2/`` on, or with a slash before it from its root. ``is_pinned``: what
+    comes is known by its digest, so it may be fetched from wherever the server says. ``url``: where a server has told
+    us to go (``find_location``), in the place of ``path``. ``body``: ``size`` bytes, opened anew for each attempt."""
 
     method: str
     path: str
     headers: Mapping[str, str] = field(default_factory=dict)
     is_pinned: bool = False
+    url: URL | None = None
+    body: Callable[[], bytes | AsyncIterable[bytes]] | None = None
+    size: int = 0
 
 
 class Transport:
-    """Connections for one repository, and the tokens they need; ``close`` it. Belongs to one event loop."""
+    """Connections for one repository, and the tokens they need; ``close`` it. Belongs to one event loop.
 
-    def __init__(self, hosts: Hosts, credentials: Credentials, scope: str) -> None:
+    ``scope``: what tokens are for if the registry does not say; ``extra``: what they are for in any case.
+    ``offline``: ask token servers for a refresh token too, and keep it as ``refresh_token``.
+    """
+
+    def __init__(
+        self,
+        hosts: Hosts,
+        credentials: Credentials,
+        scope: str = "",
+        *,
+        extra: str = "",
+        offline: bool = False,
+    ) -> None:
         self._hosts = hosts
         self._credentials = credentials
         self._scope = scope
+        self._extra = extra
+        self._offline = offline
+        self.refresh_token = ""
         self._session: aiohttp.ClientSession | None = None
         self._authorizations: dict[str, str] = {}
         self._bases: dict[str, str] = {}
@@ -75,7 +94,7 @@ class Transport:
 
     async def _send(self, host: Host, ask: Ask) -> aiohttp.ClientResponse:
         response = await self._reach(host, ask)
-        if response.status == 401:
+        if response.status == 401 and _is_own(host, response.url):
             used = response.request_info.headers.get("Authorization", "")
             await self._authorize(host, response, used)
             response = await self._reach(host, ask)
@@ -93,10 +112,12 @@ class Transport:
         headers = dict(ask.headers)
         if host.name in self._authorizations:
             headers["Authorization"] = self._authorizations[host.name]
+        if ask.url:
+            return await self._go(host, ask, headers)
         for base in bases:
-            url = f"{base}/v2/{ask.path}"
+            url = f"{base}{ask.path}" if ask.path[:1] == "/" else f"{base}/v2/{host.prefix}{ask.path}"
             try:
-                response = await self._request(ask.method, url, headers, host)
+                response = await self._request(ask.method, url, headers, host, ask)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 if base == bases[-1]:
                     raise _explain(ask.method, url, error) from error
@@ -105,19 +126,22 @@ class Transport:
                 return response
         raise AssertionError("a host has a base")
 
+    async def _go(self, host: Host, ask: Ask, headers: dict[str, str]) -> aiohttp.ClientResponse:
+        """The answer from where the host has sent us; who we are is told to the host itself only."""
+        assert ask.url
+        if not _is_own(host, ask.url):
+            headers.pop("Authorization", None)
+        other = host if ask.url.authority == host.name else self._hosts.host(ask.url.authority)
+        try:
+            return await self._request(ask.method, ask.url, headers, other, ask)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _explain(ask.method, _show(ask.url), error) from error
+
     async def _redirect(
         self, host: Host, ask: Ask, response: aiohttp.ClientResponse
     ) -> aiohttp.ClientResponse:
         response.release()
-        try:
-            target = response.url.join(URL(response.headers["Location"], encoded=True))
-            server = target.host and target.scheme in ("http", "https")
-        except ValueError:
-            server = None
-        if not server:
-            raise Unavailable(f"{host.name} redirects to where nobody can be asked")
-        if response.url.scheme == "https" and target.scheme == "http" and not ask.is_pinned:
-            raise Denied(f"{host.name} redirects to {clean_text(target.host or '')} without TLS")
+        target = find_location(response, is_pinned=ask.is_pinned)
         headers = dict(ask.headers)
         if target.origin() == response.url.origin():
             # Never to another server: the storage behind a registry must not learn its token.
@@ -125,7 +149,7 @@ class Transport:
             headers |= {"Authorization": sent} if sent else {}
         other = host if target.authority == response.url.authority else self._hosts.host(target.authority)
         try:
-            return await self._request(ask.method, target, headers, other)
+            return await self._request(ask.method, target, headers, other, ask)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _explain(ask.method, _show(target), error) from error
 
@@ -138,20 +162,30 @@ class Transport:
             if self._authorizations.get(host.name, "") != used:
                 return
             credentials = ANONYMOUS if host.is_mirror else self._credentials
-            talk = authenticate(challenges, credentials, scope=self._scope, secure=secure)
+            talk = authenticate(
+                challenges,
+                credentials,
+                scope=self._scope,
+                secure=secure,
+                extra=self._extra,
+                offline=self._offline,
+            )
             try:
                 question = next(talk)
                 while True:
                     question = talk.send(await self._ask_token_server(question))
             except StopIteration as end:
-                self._authorizations[host.name] = end.value
+                self._authorizations[host.name] = end.value.value
+                self.refresh_token = end.value.refresh_token
 
     async def _ask_token_server(self, question: TokenRequest) -> TokenReply:
         url = URL(question.url)
         method = "POST" if question.form else "GET"
+        form = question.form.encode()
+        ask = Ask(method, "", body=(lambda: form) if form else None, size=len(form))
         try:
             response = await self._request(
-                method, url, question.headers, self._hosts.host(url.authority), question.form
+                method, url, question.headers, self._hosts.host(url.authority), ask
             )
             try:
                 return TokenReply(response.status, await read_body(response, _ERROR_LIMIT))
@@ -161,21 +195,24 @@ class Transport:
             raise _explain(method, _show(url), error) from error
 
     async def _request(
-        self, method: str, url: str | URL, headers: Mapping[str, str], host: Host, form: str = ""
+        self, method: str, url: str | URL, headers: Mapping[str, str], host: Host, ask: Ask
     ) -> aiohttp.ClientResponse:
-        """One exchange, nothing followed. ``host``: whose certificate is wanted."""
+        """One exchange, nothing followed. ``host``: whose certificate is wanted; ``ask``: whose body is sent."""
         url = url if isinstance(url, URL) else URL(url, encoded=True)
         tls: ssl.SSLContext | bool = True
         if url.scheme == "https":
             if host.name not in self._tls:
                 self._tls[host.name] = await asyncio.to_thread(self._hosts.make_tls, host)
             tls = self._tls[host.name]
+        # Bytes as they are stored: a digest is over those.
+        sent = {**headers, "Accept-Encoding": "identity", "User-Agent": AGENT}
+        if ask.body:
+            sent["Content-Length"] = str(ask.size)
         return await self._open().request(
             method,
             url,
-            # Bytes as they are stored: a digest is over those.
-            headers={**headers, "Accept-Encoding": "identity", "User-Agent": AGENT},
-            data=form or None,
+            headers=sent,
+            data=ask.body() if ask.body else None,
             ssl=tls,
             proxy=find_proxy(str(url)),
             allow_redirects=False,
@@ -194,6 +231,29 @@ class Transport:
                 max_field_size=_FIELD_LIMIT,
             )
         return self._session
+
+
+def find_location(response: aiohttp.ClientResponse, *, is_pinned: bool = False) -> URL:
+    """Where an answer sends us (RFC 9110 section 10.2.2).
+
+    Raises Unavailable for no server, Denied for one without TLS; ``is_pinned``: what comes from there is verified.
+    """
+    name = response.url.authority
+    try:
+        target = response.url.join(URL(response.headers["Location"], encoded=True))
+        server = target.host and target.scheme in ("http", "https")
+    except (KeyError, ValueError):
+        server = None
+    if not server:
+        raise Unavailable(f"{name} redirects to where nobody can be asked")
+    if response.url.scheme == "https" and target.scheme == "http" and not is_pinned:
+        raise Denied(f"{name} redirects to {clean_text(target.host or '')} without TLS")
+    return target
+
+
+def _is_own(host: Host, url: URL) -> bool:
+    """Whether ``url`` is at the host itself, spoken to as it may be."""
+    return any(URL(base, encoded=True).origin() == url.origin() for base in host.bases)
 
 
 async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
@@ -231,6 +291,10 @@ def _explain(method: str, url: str, error: Exception) -> Interrupted:
             return Interrupted(f"{start}unexpected EOF")
         case OSError(errno=errno.ECONNRESET):
             return Interrupted(f"{start}connection reset by peer")
+        case aiohttp.ClientConnectionError():
+            # While we were sending. Its own words have the address with its query, which may be signed.
+            number = getattr(error, "errno", None) or errno.EPIPE
+            return Interrupted(f"{start}write: {os.strerror(number).lower()}")
         case _:
             return Interrupted(f"{start}{clean_text(str(error)) or type(error).__name__}")
     return Interrupted(start + reason, is_answered=False)

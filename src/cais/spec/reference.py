@@ -93,6 +93,11 @@ def is_tag(text: str) -> bool:
     return _TAG.fullmatch(text) is not None
 
 
+def is_path(text: str) -> bool:
+    """Whether ``text`` may be a repository's path, or the start of one."""
+    return _PATH.fullmatch(text) is not None
+
+
 def _check_name(domain: str, path: str) -> None:
     if path.lower() != path:
         shown = path.removeprefix(_OFFICIAL) if domain == DEFAULT_DOMAIN else path
