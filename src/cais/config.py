@@ -20,6 +20,31 @@ class TlsFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class Registry:
+    """What is said of one registry. ``mirrors`` are URLs, asked in this order before the registry itself; their path
+    is a prefix of the repositories' names there. ``insecure``: a bad certificate or none will do."""
+
+    mirrors: tuple[str, ...] = ()
+    insecure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What the images may take; see ``images.budget``. Zeros: no such limit. Times in nanoseconds, sizes in bytes."""
+
+    keep_newest: int = 0
+    max_size: int = 0
+    unused_for_ns: int = 0
+    grace_ns: int = 300 * 10**9
+    """What was used this recently stays: somebody may be about to make a container from it."""
+
+    @property
+    def is_set(self) -> bool:
+        """There is something to keep within."""
+        return bool(self.keep_newest or self.max_size or self.unused_for_ns)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set. Paths are absolute; networks are CIDR texts."""
 
@@ -60,7 +85,20 @@ class Config:
     shutdown_timeout: int = 15
     registry_mirrors: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
+    registries: dict[str, Registry] = field(default_factory=dict)
+    """By a registry's name in references: ``ghcr.io``, ``localhost:5000``."""
     max_concurrent_downloads: int = 3
+    max_concurrent_uploads: int = 5
+    budget: Budget = Budget()
+    commit_compression: str = "gzip"
+    """What the layers that commits make are compressed with: gzip, zstd, none."""
+    push_compression: str = "gzip"
+    """What layers that lie here as plain tars become when they are pushed: gzip, zstd, none."""
     workers: int = 0
     """Processes for bytes; 0: as many as there are CPUs."""
+    layer_max_bytes: int = 512 << 30
+    layer_max_ratio: int = 200
+    """Uncompressed by compressed bytes; asked of layers that unpack to more than 2 GiB."""
+    layer_max_entries: int = 4_000_000
+    """What one layer may ask for before it is refused as a bomb."""
     group: str = GROUP

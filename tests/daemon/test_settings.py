@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cais.config import Config
+from cais.config import Config, Registry
 from cais.daemon.settings import load_config
 from cais.errors import Invalid
 
@@ -124,3 +124,42 @@ def test_address_pools() -> None:
     """Pools are cut into networks of their size."""
     config, _ = load_config(["--default-address-pool", "base=10.0.0.0/23,size=24"])
     assert config.address_pools == ("10.0.0.0/24", "10.0.1.0/24")
+
+
+def test_registries(file: Path) -> None:
+    """Mirrors in order with their paths, and whether a bad certificate will do; by flag the mirrors only."""
+    text = """{"registries": {"ghcr.io": {"mirrors": ["https://one.example/ghcr", "http://two.example:5000"]},
+        "reg.example:5000": {"insecure": true}}, "max-concurrent-uploads": 2, "push-compression": "zstd"}"""
+    config, _ = load_config(write(file, text))
+    assert config.registries == {
+        "ghcr.io": Registry(("https://one.example/ghcr", "http://two.example:5000")),
+        "reg.example:5000": Registry(insecure=True),
+    }
+    assert config.max_concurrent_uploads == 2 and config.push_compression == "zstd"
+    flags = [
+        "--registry",
+        "ghcr.io=https://a.example,https://b.example/x",
+        "--registry=quay.io=https://c.example",
+    ]
+    config, _ = load_config([*write(file, "{}"), *flags])
+    assert config.registries == {
+        "ghcr.io": Registry(("https://a.example", "https://b.example/x")),
+        "quay.io": Registry(("https://c.example",)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"registries": {"ghcr.io": {"mirror": []}}}', "unknown field `mirror`"),
+        ('{"registries": {"ghcr.io": {"mirrors": "https://a.b"}}}', "Expected `array`, got `str`"),
+        ('{"registries": {"ghcr.io": {"mirrors": ["a.b"]}}}', "invalid mirror"),
+        ('{"registries": {"https://ghcr.io": {}}}', "invalid registry name 'https://ghcr.io'"),
+        ('{"push-compression": "lzma"}', "invalid push compression lzma"),
+        ('{"max-concurrent-uploads": -1}', "invalid max concurrent uploads: -1"),
+    ],
+)
+def test_wrong_registries(file: Path, text: str, message: str) -> None:
+    """Refused before the engine starts, naming what is wrong."""
+    with pytest.raises(Invalid, match=message):
+        load_config(write(file, text))

@@ -205,6 +205,9 @@ class FakeImages:
         """Images.root_lowers."""
         return (str(self.layer),)
 
+    def note_used(self, image_id: str) -> None:
+        """Images.note_used."""
+
     @asynccontextmanager
     async def acquire(self, image: Any) -> AsyncIterator[Any]:
         """Images.acquire."""
@@ -221,6 +224,7 @@ class Engine:
     bus: Bus = field(default_factory=Bus)
     config: Config = field(default_factory=Config)
     layer: Path | None = None
+    machine: Machine = MACHINE
 
     async def open(self) -> "Engine":
         """Read what an earlier engine left."""
@@ -233,7 +237,7 @@ class Engine:
         trash = Trash(self.root / "trash")
         self.volumes = Volumes(self.root, self.metadata, trash, self.bus)
         self.containers = Containers(
-            self.config, MACHINE, self.metadata, Overlay(self.root, trash), self.images,
+            self.config, self.machine, self.metadata, Overlay(self.root, trash), self.images,
             self.networks, self.volumes, self.driver, self.bus,
         )  # fmt: skip
         await self.containers.restore()

@@ -50,8 +50,8 @@ def test_an_instruction_changes_its_field(change: str, field: str, want: object)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("RUN make", "run is not a valid change command"),
-        ("FROM x", "from is not a valid change command"),
+        ("RUN make", "RUN is not a valid change command"),
+        ("FROM x", "FROM is not a valid change command"),
         ("ENV", "ENV requires at least one argument"),
         ("ENV A", "ENV must have two arguments"),
         ("ENV A=1 B", "can't find = in 'B'"),

@@ -64,3 +64,20 @@ async def test_what_others_write_is_loaded(
     image = await store.images.resolve("app:1")
     lowers = await store.images.root_lowers(image)
     assert [Path(lower, "etc/name").read_text() for lower in lowers] == ["high", "low"]
+
+
+@pytest.mark.parametrize(
+    "reader",
+    [
+        f"{PODMAN} load -q -i in.tar && {PODMAN} image exists localhost/app:1",
+        "skopeo inspect oci-archive:in.tar >out.tar",
+        "mkdir l && tar xf in.tar -C l && umoci stat --image l:1 >out.tar",
+    ],
+)
+async def test_they_read_the_plain_layout(store: Any, archives: Any, share: Path, reader: str) -> None:
+    """An archive of the OCI form is one to every tool that knows the layout."""
+    await store.load(archives.docker({"low+high": ["localhost/app:1"]}, size=1 << 20))
+    with (share / "in.tar").open("wb") as file:
+        async for chunk in store.images.save(["localhost/app:1"], docker=False):
+            file.write(chunk)
+    run_inside(share, reader)

@@ -3,11 +3,14 @@
 import io
 import json
 import tarfile
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cais.errors import Invalid, NotFound
+from cais.spec.platform import parse_platform
 
 pytestmark = pytest.mark.kernel
 
@@ -66,3 +69,78 @@ async def test_an_unknown_name_is_refused_before_the_first_byte(store: Any, two:
         store.images.save(["one:1", "three"])
     with pytest.raises(Invalid):
         store.images.save([])
+
+
+async def test_another_engine_saves_the_same_bytes(
+    make_store: Any, store: Any, two: None, tmp_path: Path
+) -> None:
+    """An archive that went through another engine comes out as it was."""
+    archive = await save(store, "one:1", "one:2", "two:1")
+    (tmp_path / "other").mkdir()
+    other = make_store(tmp_path / "other")
+    await other.load(archive)
+    assert await save(other, "one:1", "one:2", "two:1") == archive
+
+
+async def test_the_plain_oci_layout(store: Any, two: None) -> None:
+    """Nothing but the layout: what a validator of OCI layouts expects, and what loads again with the same ID."""
+    archive = b"".join([chunk async for chunk in store.images.save(["one:1"], docker=False)])
+    names = [name for name in names_in(archive) if not name.startswith("blobs")]
+    assert names == ["index.json", "oci-layout"]
+    image = await store.images.resolve("one:1")
+    await store.images.remove("one:1")
+    await store.load(archive)
+    assert (await store.images.resolve("one:1")).id == image.id
+
+
+@pytest.fixture
+async def multi(store: Any, archives: Any) -> str:
+    """An image for two platforms; its ID."""
+    index = archives.index(
+        *(
+            {
+                **archives.manifest(name, architecture=name),
+                "platform": {"os": "linux", "architecture": name},
+            }
+            for name in ("amd64", "arm64")
+        )
+    )
+    await store.load(archives.oci((index, "docker.io/library/multi:1")))
+    return str(index["digest"])
+
+
+async def test_one_platform(make_store: Any, store: Any, multi: str, tmp_path: Path) -> None:
+    """Only its blobs, under its own digest: the archive is whole for whoever loads it."""
+    arm = parse_platform("linux/arm64")
+    archive = b"".join([chunk async for chunk in store.images.save(["multi:1"], platform=arm)])
+    assert len([name for name in names_in(archive) if name.startswith("blobs/sha256/")]) == 3
+    (tmp_path / "other").mkdir()
+    other = make_store(tmp_path / "other")
+    await other.load(archive)
+    image = await other.images.resolve("multi:1")
+    assert image.config.architecture == "arm64" and image.id != multi
+    whole = await save(store, "multi:1")
+    assert len([name for name in names_in(whole) if name.startswith("blobs/sha256/")]) == 7
+    with pytest.raises(NotFound, match="linux/s390x"):
+        store.images.save(["multi:1"], platform=parse_platform("linux/s390x"))
+
+
+async def test_loading_one_platform(make_store: Any, store: Any, multi: str, tmp_path: Path) -> None:
+    """The platform asked for is checked and made ready; one that is not in the archive is an error that says what is,
+    and nothing stays."""
+    archive = await save(store, "multi:1")
+    (tmp_path / "other").mkdir()
+    other = make_store(tmp_path / "other")
+    with pytest.raises(NotFound, match=r"linux/amd64, linux/arm64, not for linux/s390x"):
+        async for _ in other.images.load(pieces(archive), platform=parse_platform("linux/s390x")):
+            pass
+    await other.wait_until_clean()
+    async for _ in other.images.load(pieces(archive), platform=parse_platform("linux/arm64")):
+        pass
+    image = await other.images.resolve("multi:1", platform=parse_platform("linux/arm64"))
+    assert other.layers.has(image.diff_ids[0]) and image.id == multi
+
+
+async def pieces(data: bytes) -> AsyncIterator[bytes]:
+    """``data`` as a client would send it."""
+    yield data

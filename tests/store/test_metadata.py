@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from cais.errors import AlreadyExists, Conflict, Corrupt, NotFound, Unsupported
 from cais.spec.digest import digest_bytes
-from cais.store.metadata import SCHEMA, ImageName, Metadata
+from cais.store.metadata import _STEPS, SCHEMA, ImageName, Metadata
 
 IMAGE = ImageName("docker.io/library/a:latest", digest_bytes(b"a"), "application/x", 3, 10, 20)
 
@@ -168,3 +169,68 @@ def test_a_killed_writer_loses_nothing_it_had_written(tmp_path: Path) -> None:
     containers, volumes = metadata.list_containers(), metadata.list_volumes()
     metadata.close()
     assert len(containers) == len(volumes) >= last + 1
+
+
+A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
+
+
+def test_forms_belong_to_an_image(tmp_path: Path) -> None:
+    """Each once, the newest last; they go together."""
+    with closing(Metadata(tmp_path / "cais.db")) as db:
+        db.put_form(A, B, "", 1)
+        db.put_form(A, C, "reg/x", 3)
+        db.put_form(A, B, "reg/x", 2)
+        db.put_form(A, B, "reg/x", 4)
+        db.put_form(B, C, "", 1)
+        assert [(form.digest, form.repository) for form in db.list_forms(A)] == [
+            (B, ""),
+            (C, "reg/x"),
+            (B, "reg/x"),
+        ]
+        assert len(db.list_forms()) == 4
+        db.delete_forms(A)
+        assert [form.image for form in db.list_forms()] == [B]
+
+
+def test_a_layer_has_one_compressed_form_a_codec(tmp_path: Path) -> None:
+    """The last one that was made."""
+    with closing(Metadata(tmp_path / "cais.db")) as db:
+        assert db.find_packed(A, "gzip") is None
+        db.put_packed(A, "gzip", B, 1)
+        db.put_packed(A, "gzip", C, 2)
+        db.put_packed(A, "zstd", B, 3)
+        assert db.find_packed(A, "gzip") == (C, 2) and db.find_packed(A, "zstd") == (B, 3)
+
+
+def test_places_are_remembered_newest_first_and_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest notes make room; a wrong one is forgotten."""
+    monkeypatch.setattr("cais.store.metadata.PLACES", 3)
+    with closing(Metadata(tmp_path / "cais.db")) as db:
+        db.put_places([A], "reg/one", 1)
+        db.put_places([A, B], "reg/two", 2)
+        assert db.list_places(A) == ["reg/two", "reg/one"] and db.list_places(C) == []
+        db.put_places([A], "reg/one", 3)
+        assert db.list_places(A) == ["reg/one", "reg/two"]
+        db.delete_place(A, "reg/two")
+        assert db.list_places(A) == ["reg/one"]
+        db.put_places([A], "reg/four", 5)
+        db.put_places([A], "reg/five", 6)
+        assert db.list_places(A) == ["reg/five", "reg/four", "reg/one"]
+        db.put_places([C], "reg/six", 7)
+        assert db.list_places(B) == [] and db.list_places(A) == ["reg/five", "reg/four"]
+
+
+def test_a_database_of_the_first_schema_is_brought_up(tmp_path: Path) -> None:
+    """Its names stay, and the new tables are there."""
+    path = tmp_path / "cais.db"
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(_STEPS[0])
+        old.execute("PRAGMA user_version=1")
+        row = ("docker.io/library/x:1", A, "t", 1, 1, 1, 0, "")
+        old.execute("INSERT INTO image_names VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        old.commit()
+    with closing(Metadata(path)) as db:
+        assert [image.name for image in db.list_images()] == ["docker.io/library/x:1"]
+        assert db.list_forms() == []

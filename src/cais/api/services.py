@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from cais.config import Config
 from cais.containers.containers import Containers
 from cais.events import Bus
+from cais.images.budget import Budgeter
 from cais.images.images import Images
 from cais.linux.cgroups.base import Cgroups
 from cais.network.networks import Networks
@@ -49,3 +50,4 @@ class Services:
     snapshots: Snapshots
     driver: Driver
     cgroups: Cgroups
+    budgeter: Budgeter

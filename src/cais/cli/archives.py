@@ -26,7 +26,14 @@ PIECE = 1 << 20
 def save(session: Session, flags: Flags) -> int:
     """Write images as an archive to a file or stdout."""
     _check_target(flags, "save image")
-    query = (("names", flags.args), ("platform", flags.text("platform")))
+    form = flags.text("format", "docker")
+    if form not in ("docker", "oci"):
+        raise Failure(f"unknown format {form}: use docker or oci")
+    query = (
+        ("names", flags.args),
+        ("platform", flags.text("platform")),
+        ("format", form if form == "oci" else ""),
+    )
     return _write(session.send("GET", "/images/get", query), flags.text("output"))
 
 
@@ -140,7 +147,11 @@ SAVE = Command(
     "save [OPTIONS] IMAGE [IMAGE...]",
     "Write images as a tar archive",
     save,
-    flags=(("output", "o", "string", "File to write instead of stdout"), _PLATFORM_ROW),
+    flags=(
+        ("format", "", "string", "docker (OCI layout and docker-archive in one), or oci"),
+        ("output", "o", "string", "File to write instead of stdout"),
+        _PLATFORM_ROW,
+    ),
     least=1,
     example="cais save busybox debian -o images.tar",
 )

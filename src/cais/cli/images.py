@@ -51,10 +51,21 @@ def images(session: Session, flags: Flags) -> int:
     filters = list(flags.many("filter"))
     if flags.args:
         filters.append(f"reference={flags.args[0]}")
-    query = (("all", flags.on("all")), ("filters", format_filters(filters)))
+    whole, template, tree = flags.on("no-trunc"), flags.text("format"), flags.on("tree")
+    if tree and (flags.on("quiet") or template or flags.on("digests")):
+        raise Failure("--tree cannot be combined with --quiet, --format or --digests")
+    query = (
+        ("all", flags.on("all")),
+        ("filters", format_filters(filters)),
+        ("manifests", tree),
+        # Looking what is shared takes a moment: only where it is shown.
+        ("shared-size", "SharedSize" in template or "UniqueSize" in template),
+    )
     found = session.call("GET", "/images/json", query) or []
+    if tree:
+        load("cais.cli.imagetree:print_tree")(found, whole=whole)
+        return 0
     rows = [row for image in found for row in split_names(image, digests=flags.on("digests"))]
-    whole, template = flags.on("no-trunc"), flags.text("format")
     columns = make_columns(time(), whole=whole)
     if flags.on("quiet") and template in ("", "table"):
         sys.stdout.write("".join(f"{columns['ID'][1](row)}\n" for row in rows))
@@ -97,6 +108,7 @@ def make_columns(now: float, *, whole: bool) -> Columns:
         "Containers": ("CONTAINERS", lambda i: _count(i.get("Containers"))),
         "SharedSize": ("SHARED SIZE", lambda i: _size(i.get("SharedSize"))),
         "UniqueSize": ("UNIQUE SIZE", lambda i: _size(_unique(i))),
+        "LastUsed": ("LAST USED", lambda i: format_ago(i["LastUsed"], now) if i.get("LastUsed") else "never"),
         "VirtualSize": ("SIZE", lambda i: format_size(i["Size"], 4)),
     }
 
@@ -150,6 +162,7 @@ IMAGES = Command(
         FORMAT_ROW,
         ("no-trunc", "", "bool", "Whole ids"),
         ("quiet", "q", "bool", "Only ids"),
+        ("tree", "", "bool", "Every platform of each image"),
     ),
     most=1,
     example="cais images --format '{{.Repository}}:{{.Tag}} {{.Size}}'",

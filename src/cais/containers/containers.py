@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ from cais.config import Config
 from cais.containers import top
 from cais.containers.ahead import Ahead
 from cais.containers.check import Checker, Leaky
+from cais.containers.commit import CommitImages, Commits, CommitWish
 from cais.containers.create import Creator, Wish
 from cais.containers.exec import Exec, Execs
 from cais.containers.explain import Explainer
 from cais.containers.fleet import Ended, Fleet, Live
+from cais.containers.labels import Profiles
 from cais.containers.lifecycle import Lifecycle
 from cais.containers.limits import Machine
 from cais.containers.logs import LogsWanted
@@ -30,6 +32,8 @@ from cais.containers.start import Starter, log_path
 from cais.containers.update import Updater
 from cais.errors import CaisError, Conflict, Invalid, NotFound, NotModified, Unsupported
 from cais.events import Bus
+from cais.images.check import Damage, Standing
+from cais.images.image import Image
 from cais.linux.cgroups.base import Cgroups
 from cais.runtime.base import Driver, TaskExit
 from cais.spec.container import CreateRequest, ExecConfig, ResourceUpdate
@@ -82,7 +86,7 @@ class Containers:
         """``machine``: ``machine.read_machine()``."""
         filters = SeccompFilters(config.root / "seccomp", config.seccomp_profile)
         self._rooms = Rooms(
-            config, machine, metadata, snapshots, images, networks, volumes, driver, bus, filters
+            config, machine, metadata, snapshots, images, networks, volumes, driver, bus, filters, Profiles()
         )
         self._fleet = Fleet(metadata, bus)
         self._starter = Starter(self._rooms, self._fleet)
@@ -90,6 +94,7 @@ class Containers:
         self._ahead = Ahead(snapshots, config.netns_pool)
         self._creator = Creator(self._rooms, self._fleet, self._ahead)
         self._execs = Execs(self._rooms, self._fleet)
+        self._commits = Commits(self._rooms, self._fleet, self._life)
         self._updater = Updater(self._rooms, self._fleet)
 
     async def restore(self) -> None:
@@ -98,20 +103,20 @@ class Containers:
         self._fleet.load()
         self._rooms.driver.subscribe(self._on_exit)
         await Restorer(self._rooms, self._fleet, self._life, self._execs).restore()
+        self._ahead.fill_later()
 
     async def shutdown(self) -> None:
         """Stop acting; containers live on with ``live_restore``, else they are stopped, as dockerd does."""
-        self._ahead.fill_later()
         for live in self._fleet:
             if live.restart:
                 live.restart.cancel()
         if not self._rooms.config.live_restore:
             running = [live for live in self._fleet if live.state.live]
             await asyncio.gather(*(self._stop_for_shutdown(live) for live in running))
+        await self._ahead.close()
         await self._fleet.settle()
 
     async def _stop_for_shutdown(self, live: Live) -> None:
-        await self._ahead.close()
         """Without noting that somebody asked for it: the next engine starts it again by its policy."""
         try:
             await self._life.stop(live, grace=self._rooms.config.shutdown_timeout, by_hand=False)
@@ -258,6 +263,18 @@ class Containers:
     async def check(self, cgroups: Cgroups, network: Leaky) -> dict[str, Any]:
         """What was left behind anywhere, and how much is there."""
         return await Checker(self._rooms, self._fleet, cgroups, network).check_patiently()
+
+    async def repair(self, cgroups: Cgroups, network: Leaky) -> Sequence[Damage]:
+        """Remove the folders that were left behind, and tell of each."""
+        return await Checker(self._rooms, self._fleet, cgroups, network).repair()
+
+    def standing(self) -> Sequence[Standing]:
+        """On which layers each container stands."""
+        return [Standing(live.record.name, live.record.lowers, live.state.running) for live in self._fleet]
+
+    async def commit(self, text: str, wish: CommitWish, images: CommitImages) -> Image:
+        """Make an image of it. Raises Invalid, Conflict."""
+        return await self._commits.commit(self._fleet.find(text), text, wish, images)
 
     async def pause(self, text: str) -> None:
         """Raises Conflict."""

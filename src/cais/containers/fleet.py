@@ -38,6 +38,7 @@ class Live:
         self.restart: asyncio.Task[None] | None = None
         self.teardown: asyncio.Task[None] | None = None
         self.execs: set[str] = set()
+        self.committing = asyncio.Lock()
 
     @property
     def id(self) -> str:

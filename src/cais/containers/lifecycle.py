@@ -240,8 +240,8 @@ class Lifecycle:
 
     # Pause
 
-    async def pause(self, live: Live) -> None:
-        """Freeze. Raises Conflict."""
+    async def pause(self, live: Live, *, briefly: bool = False) -> None:
+        """Freeze; ``briefly``: until ``thaw_brief``, or the next engine's start. Raises Conflict."""
         async with live.lock:
             if live.state.status == PAUSED:
                 raise Conflict(f"container {live.id} is already paused")
@@ -249,8 +249,12 @@ class Lifecycle:
                 raise Conflict(f"Container {live.id} is restarting, wait until the container is running")
             if not live.state.live:
                 raise Conflict(f"container {live.id} is not running")
+            if briefly:
+                # Noted before: an engine that is killed right after the freeze must leave no frozen container.
+                self._fleet.save(live, replace(live.record, state=replace(live.state, brief=True)))
             await self._rooms.driver.pause(live.id)
-            self._fleet.save(live, replace(live.record, state=replace(live.state, status=PAUSED)))
+            state = replace(live.state, status=PAUSED, brief=briefly)
+            self._fleet.save(live, replace(live.record, state=state))
             self._fleet.publish(live, "pause")
 
     async def unpause(self, live: Live) -> None:
@@ -258,9 +262,19 @@ class Lifecycle:
         async with live.lock:
             if live.state.status != PAUSED:
                 raise Conflict(f"Container {live.id} is not paused")
-            await self._rooms.driver.resume(live.id)
-            self._fleet.save(live, replace(live.record, state=replace(live.state, status=RUNNING)))
-            self._fleet.publish(live, "unpause")
+            await self._resume(live)
+
+    async def thaw_brief(self, live: Live) -> None:
+        """Thaw what was paused ``briefly``, unless somebody has thawed it, or it has ended, since. Idempotent."""
+        async with live.lock:
+            if live.state.status == PAUSED and live.state.brief:
+                with suppress(NotFound, Conflict):
+                    await self._resume(live)
+
+    async def _resume(self, live: Live) -> None:
+        await self._rooms.driver.resume(live.id)
+        self._fleet.save(live, replace(live.record, state=replace(live.state, status=RUNNING, brief=False)))
+        self._fleet.publish(live, "unpause")
 
     # Wait
 

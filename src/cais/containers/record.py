@@ -19,6 +19,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     oom_killed: bool = False
     started_ns: int = 0
     finished_ns: int = 0
+    brief: bool = False
+    """Paused for the time of a commit only: an engine that finds it so thaws it."""
 
     @property
     def running(self) -> bool:
@@ -83,6 +85,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seccomp: str = ""
     """``unconfined``, the text of a JSON profile, or empty for the engine's default."""
     apparmor: str = ""
+    """What was asked for; from the first start on the profile it got."""
+    selinux: str = ""
 
     @property
     def command(self) -> tuple[str, ...]:

@@ -33,6 +33,8 @@ class Restorer:
         tasks = {(task.id, task.exec_id): task for task in await self._rooms.driver.list()}
         for live in self._fleet:
             self._compare(live, tasks.get((live.id, "")))
+        for live in self._fleet:
+            await self._life.thaw_brief(live)
         live_endpoints = [
             endpoint for live in self._fleet if live.state.live for endpoint in live.record.endpoints
         ]

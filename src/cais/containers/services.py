@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cais.config import Config
+from cais.containers.labels import Profiles
 from cais.containers.limits import Machine
 from cais.containers.seccomp import SeccompFilters
 from cais.events import Bus
@@ -27,6 +28,10 @@ class Images(Protocol):
 
     async def root_lowers(self, image: Image) -> tuple[str, ...]:
         """Unpack what is missing; the layers' folders, top first."""
+        ...
+
+    def note_used(self, image_id: str) -> None:
+        """A container made from the image was started."""
         ...
 
     def acquire(self, image: Image) -> AbstractAsyncContextManager[Image]:
@@ -68,3 +73,4 @@ class Rooms:
     driver: Driver
     bus: Bus
     filters: SeccompFilters
+    profiles: Profiles

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from cais.containers import machine, ports, runspec, sources
+from cais.containers import labels, machine, ports, runspec, sources
 from cais.containers.adapt import donors
 from cais.containers.fleet import Fleet, Live
 from cais.containers.netfiles import DnsWishes, make_hosts, make_resolv
-from cais.containers.options import parse_size, shared_with
+from cais.containers.options import parse_security, parse_size, shared_with
 from cais.containers.record import RUNNING, Record, State
 from cais.containers.services import Rooms
 from cais.errors import Conflict, Invalid, TaskFailed
@@ -67,6 +67,8 @@ class Starter:
 
     async def _start(self, live: Live, undo: AsyncExitStack) -> None:
         rooms = self._rooms
+        profile = await self._choose_profile(live.record)
+        live.record = replace(live.record, apparmor=profile)
         joined = self._join(live.record)
         # ``undo`` unwinds on failure only; descriptors go in any case, hence the second stack.
         with ExitStack() as after:
@@ -81,10 +83,23 @@ class Starter:
             # On disk before anything runs: a new engine must know the addresses of what an old one started.
             self._fleet.save(live, _running(live.record, endpoints))
             task = await rooms.driver.start(start)
+            rooms.images.note_used(live.record.image_id)
             live.record = replace(
                 live.record, state=replace(live.state, pid=task.pid, started_ns=task.started_ns)
             )
             self._fleet.save_soon(live)
+
+    async def _choose_profile(self, record: Record) -> str:
+        """The AppArmor profile it is to run under, which is loaded now. Chosen anew at each start, as in dockerd: the
+        machine may have been booted with other modules since. Raises Unsupported, Invalid."""
+        rooms = self._rooms
+        security = parse_security(record.host.security_opt)
+        labels.check_label(security.selinux, rooms.machine)
+        profile = labels.choose_profile(
+            security.apparmor, privileged=record.host.privileged, machine=rooms.machine
+        )
+        await rooms.profiles.ensure(profile)
+        return profile
 
     def _join(self, record: Record) -> Joined:
         host = record.host

@@ -12,6 +12,7 @@ from cais.containers.containers import Containers
 from cais.containers.machine import read_machine
 from cais.daemon.machine import find_facts
 from cais.events import Bus
+from cais.images.budget import Budgeter
 from cais.images.images import Images
 from cais.linux.cgroups.detect import detect
 from cais.network.networks import Networks
@@ -20,6 +21,7 @@ from cais.remotes.hosts import Hosts
 from cais.runtime.client import KeeperDriver
 from cais.store.content import Content
 from cais.store.layers.layers import Layers
+from cais.store.layers.limits import Limits
 from cais.store.metadata import Metadata
 from cais.store.snapshots.base import Trash
 from cais.store.snapshots.choose import open_snapshots
@@ -61,12 +63,19 @@ async def _build(config: Config, stack: AsyncExitStack) -> Services:
     metadata = Metadata(root / "cais.db")
     stack.callback(metadata.close)
     content = Content(root / "content")
-    layers = Layers(root)
+    limits = Limits(
+        max_entries=config.layer_max_entries,
+        max_bytes=config.layer_max_bytes,
+        max_ratio=config.layer_max_ratio,
+    )
+    layers = Layers(root, limits=limits)
     workers = Workers(config.workers)
     stack.push_async_callback(workers.close)
     trash = Trash(root / "trash")
     snapshots = open_snapshots(root, trash)
-    remotes = Remotes(Hosts(config.registry_mirrors, config.insecure_registries))
+    remotes = Remotes(
+        Hosts(config.registry_mirrors, config.insecure_registries, registries=config.registries)
+    )
     # Row 3: networks, volumes, the keeper.
     networks = Networks(config)
     await networks.start()
@@ -85,6 +94,9 @@ async def _build(config: Config, stack: AsyncExitStack) -> Services:
         root=root,
         remotes=remotes,
         downloads=config.max_concurrent_downloads,
+        uploads=config.max_concurrent_uploads,
+        commit_compression=config.commit_compression,
+        push_compression=config.push_compression,
     )
     stack.push_async_callback(images.close)
     # Before containers start again: after a crash of the machine it finds layers that never reached the disk.
@@ -96,6 +108,9 @@ async def _build(config: Config, stack: AsyncExitStack) -> Services:
     await containers.restore()
     driver_name = "overlayfs" if isinstance(snapshots, Overlay) else "native"
     facts = find_facts(config, cgroups, storage_driver=driver_name)
+    budgeter = Budgeter(images, config.budget, containers.image_users, bus)
+    if config.budget.is_set:
+        stack.push_async_callback(_cancel, asyncio.create_task(budgeter.watch()))
     cleaner = asyncio.create_task(_clean(trash))
     stack.push_async_callback(_cancel, cleaner)
     return Services(
@@ -109,6 +124,7 @@ async def _build(config: Config, stack: AsyncExitStack) -> Services:
         snapshots=snapshots,
         driver=driver,
         cgroups=cgroups,
+        budgeter=budgeter,
     )
 
 

@@ -8,12 +8,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cais.config import DEFAULT_ROOT, DEFAULT_RUN, Config, TlsFiles
+import msgspec
+
+from cais.config import DEFAULT_ROOT, DEFAULT_RUN, Budget, Config, Registry, TlsFiles
 from cais.daemon.configfile import merge, read_file
 from cais.daemon.options import OPTIONS, Values, parse_arguments
-from cais.daemon.values import Pool, Ulimit
+from cais.daemon.values import GcValue, Pool, RegistryValue, Ulimit, parse_age_ns, parse_size
 from cais.errors import Invalid
-from cais.remotes.hosts import check_mirror
+from cais.remotes.hosts import check_domain, check_mirror
 
 DEFAULT_CONFIG_FILE = Path("/etc/cais/daemon.json")
 STORAGE_DRIVERS = ("", "overlay2", "overlayfs")
@@ -72,6 +74,32 @@ def _ulimits(table: dict[str, Ulimit]) -> dict[str, tuple[int, int]]:
     return {name: (limit.soft, limit.hard) for name, limit in table.items()}
 
 
+def _registries(table: dict[str, RegistryValue]) -> dict[str, Registry]:
+    return {
+        check_domain(name): Registry(
+            tuple(check_mirror(url, may_have_path=True) for url in value.mirrors), value.insecure
+        )
+        for name, value in table.items()
+    }
+
+
+def _budget(value: GcValue | dict[str, str]) -> Budget:
+    try:
+        # Flags come as texts, the file as it is.
+        gc = value if isinstance(value, GcValue) else msgspec.convert(value, GcValue, strict=False)
+        size = gc.max_size if isinstance(gc.max_size, int) else parse_size(gc.max_size)
+        if gc.keep_newest < 0 or size < 0:
+            raise ValueError("keep-newest and max-size must not be negative")
+        return Budget(
+            keep_newest=gc.keep_newest,
+            max_size=size,
+            unused_for_ns=parse_age_ns(gc.unused_for),
+            grace_ns=parse_age_ns(gc.grace),
+        )
+    except (ValueError, msgspec.ValidationError) as error:
+        raise Invalid(f"invalid value for gc: {error}") from error
+
+
 def _seccomp(text: str) -> str:
     return "" if text in ("builtin", "default") else text
 
@@ -106,10 +134,18 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "registry-mirrors": ("registry_mirrors", lambda urls: tuple(map(check_mirror, urls))),
     "insecure-registries": ("insecure_registries", tuple),
     "max-concurrent-downloads": ("max_concurrent_downloads", int),
+    "max-concurrent-uploads": ("max_concurrent_uploads", int),
+    "registries": ("registries", _registries),
+    "gc": ("budget", _budget),
+    "commit-compression": ("commit_compression", str),
+    "push-compression": ("push_compression", str),
     "group": ("group", str),
     "insecure-tcp": ("insecure_tcp", bool),
     "netns-pool": ("netns_pool", int),
     "workers": ("workers", int),
+    "layer-max-size": ("layer_max_bytes", lambda size: parse_size(str(size))),
+    "layer-max-ratio": ("layer_max_ratio", int),
+    "layer-max-files": ("layer_max_entries", int),
 }
 
 
@@ -150,6 +186,10 @@ def _check(config: Config) -> None:
         raise Invalid(f"invalid default MTU: {config.mtu}")
     if config.max_concurrent_downloads < 0:
         raise Invalid(f"invalid max concurrent downloads: {config.max_concurrent_downloads}")
+    if config.max_concurrent_uploads < 0:
+        raise Invalid(f"invalid max concurrent uploads: {config.max_concurrent_uploads}")
+    if min(config.layer_max_bytes, config.layer_max_ratio, config.layer_max_entries) <= 0:
+        raise Invalid("invalid limit of layers: size, ratio and files must be above zero")
     if config.log_driver not in LOG_DRIVERS:
         raise Invalid(f"logger: no log driver named '{config.log_driver}' is registered")
     if config.bip:

@@ -30,6 +30,13 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     size: int = 0
 
 
+class RegistryValue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of ``registries``."""
+
+    mirrors: tuple[str, ...] = ()
+    insecure: bool = False
+
+
 def parse_bool(text: str) -> bool:
     """Go's booleans."""
     if text in _TRUE:
@@ -66,6 +73,59 @@ def parse_pair(text: str) -> tuple[str, str]:
     """``key=value`` as a pair; without ``=`` the value is empty."""
     key, _, value = text.partition("=")
     return key, value
+
+
+def parse_registry(text: str) -> tuple[str, RegistryValue]:
+    """``NAME=URL[,URL…]``: mirrors of a registry."""
+    name, equals, urls = text.partition("=")
+    if not name or not equals or not urls:
+        raise ValueError(f"invalid registry {text}: want NAME=URL[,URL...]")
+    return name, RegistryValue(mirrors=tuple(urls.split(",")))
+
+
+class GcValue(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
+    """``gc``: what the images may take. ``max-size`` as ``20GB`` (or bytes), times as ``30d`` or ``12h``."""
+
+    keep_newest: int = 0
+    max_size: int | str = 0
+    unused_for: str = ""
+    grace: str = "5m"
+
+
+def parse_gc(text: str) -> tuple[str, str]:
+    """One ``key=value`` of ``gc``."""
+    key, equals, value = text.partition("=")
+    if not equals or key not in GcValue.__struct_encode_fields__:
+        raise ValueError(f"invalid gc setting {text}: want keep-newest=, max-size=, unused-for= or grace=")
+    return key, value
+
+
+_AGE = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def parse_age_ns(text: str) -> int:
+    """Nanoseconds of ``30d``, ``12h``, ``1w2d``; empty and 0 are none."""
+    parts = _AGE.findall(text)
+    if text in ("", "0"):
+        return 0
+    if "".join(number + unit for number, unit in parts) != text:
+        raise ValueError(f"invalid time {text}: want a number and s, m, h, d or w, as in 30d")
+    return int(sum(float(number) * _SECONDS[unit] for number, unit in parts) * 1e9)
+
+
+def parse_codec(text: str) -> str:
+    """What a layer can be compressed with."""
+    if text not in ("gzip", "zstd", "none"):
+        raise ValueError(f"invalid compression {text}: want gzip, zstd or none")
+    return text
+
+
+def parse_compression(text: str) -> str:
+    """gzip, zstd or none."""
+    if text not in ("gzip", "zstd", "none"):
+        raise ValueError(f"invalid push compression {text}: want gzip, zstd or none")
+    return text
 
 
 def parse_feature(text: str) -> tuple[str, bool]:

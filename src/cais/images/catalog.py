@@ -3,7 +3,7 @@ store."""
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -12,6 +12,8 @@ import msgspec
 from cais.errors import CaisError, Corrupt, Invalid, NotFound
 from cais.events import Bus, Event
 from cais.images.image import Image, PlatformImage
+from cais.images.lastused import LastUsed
+from cais.images.sizes import PlatformSize
 from cais.images.tree import choose, list_platforms
 from cais.spec.descriptor import IMAGE_NAME, REF_NAME, Descriptor, Index
 from cais.spec.digest import Digest, chain_ids, parse_digest
@@ -46,6 +48,7 @@ class Catalog:
         self._layers = layers
         self._metadata = metadata
         self._bus = bus
+        self.used = LastUsed(metadata)
         system = os.uname()
         self.host = host_platform(system.sysname, system.machine)
         self._platforms: dict[Digest, list[PlatformImage]] = {}
@@ -157,6 +160,14 @@ class Catalog:
         for digest, names in rows.items():
             if any(_matches(reference, digest, row.name) for row in names):
                 return digest
+        if reference.digest:
+            # What a push made of an image has another digest, by which the registry knows it.
+            for form in self._metadata.list_forms():
+                if (form.digest, form.repository) == (
+                    reference.digest,
+                    reference.name,
+                ) and form.image in rows:
+                    return form.image
         if _HEX.issuperset(text):
             with suppress(NotFound):
                 return _match_prefix(text, text, rows)
@@ -205,24 +216,29 @@ class Catalog:
             self._platforms[target.digest] = list_platforms(self._content, target)
         return self._platforms[target.digest]
 
-    def select(self, text: str) -> list[tuple[Image, tuple[str, ...]]]:
-        """The images that saving ``text`` means, with the canonical names to save them under: all tags of a
-        bare
+    def select(self, text: str, platform: Platform | None = None) -> list[tuple[Image, tuple[str, ...]]]:
+        """The images that saving ``text`` means, with the canonical names to save them under: all tags of a bare
         repository name, the one name of a full one, no name for an ID. Raises NotFound, Invalid."""
         try:
             reference = parse_reference(text)
         except Invalid:
-            return [(self.resolve(text), ())]
+            return [(self.resolve(text, platform), ())]
         tags = [
             row
             for row in self._metadata.list_images()
             if not row.name.startswith(NAMELESS) and parse_reference(row.name).name == reference.name
         ]
         if not reference.tag and not reference.digest and tags:
-            return [(self.get(row.digest), (row.name,)) for row in tags]
-        image = self.resolve(text)
+            return [(self.resolve(row.name, platform), (row.name,)) for row in tags]
+        image = self.resolve(text, platform)
         name = reference.tagged().canonical()
         return [(image, (name,) if name in image.names else ())]
+
+    def list_tags(self, repository: str) -> list[tuple[Reference, Digest]]:
+        """Every tag of a repository (a full name) that is here, sorted, and the image it stands for."""
+        rows = [row for row in self._metadata.list_images() if not row.name.startswith(NAMELESS)]
+        named = [(parse_reference(row.name), row.digest) for row in rows]
+        return [(name, digest) for name, digest in named if name.name == repository and name.tag]
 
     def children(self, digest: Digest) -> list[Digest]:
         """Images that were committed from this one."""
@@ -239,6 +255,36 @@ class Catalog:
             size = self._layer_size(diff_id) or self._layer_size(chain_id)
             sizes.append(layer.size if size is None else size)
         return sizes
+
+    def layers_of(self, image: Image) -> dict[Digest, int]:
+        """Bytes of each layer of the image's chosen platform."""
+        return dict(zip(image.diff_ids, self.layer_sizes(image.chosen), strict=False))
+
+    def platform_sizes(self, image: Image) -> list[PlatformSize]:
+        """What each platform of the image that is here takes, artifacts in its index included."""
+        return [self._platform_size(platform) for platform in image.platforms]
+
+    def place_size(self, place: str) -> int:
+        """Bytes at one of ``sizes.places_of``; 0 where nothing is."""
+        kind, _, name = place.rpartition("/")
+        if kind == "layers":
+            algorithm, _, rest = name.partition("-")
+            return 0 if algorithm == "chain" else self._layer_size(parse_digest(f"{algorithm}:{rest}")) or 0
+        try:
+            return self._content.size(parse_digest(f"{kind.rpartition('/')[2]}:{name}"))
+        except NotFound:
+            return 0
+
+    def _platform_size(self, platform: PlatformImage) -> PlatformSize:
+        manifest = platform.manifest
+        blobs = (platform.descriptor, manifest.config, *manifest.layers)
+        content = sum(blob.size for blob in blobs if self._content.has(blob.digest))
+        diff_ids = platform.config.rootfs.diff_ids if platform.config and platform.is_image else ()
+        unpacked = (
+            self._layer_size(diff_id) or self._layer_size(chain_id) or 0
+            for diff_id, chain_id in zip(diff_ids, chain_ids(diff_ids), strict=True)
+        )
+        return PlatformSize(platform, content, sum(unpacked))
 
     def _layer_size(self, digest: Digest) -> int | None:
         if digest not in self._sizes:
@@ -263,7 +309,7 @@ class Catalog:
             id=target.digest,
             descriptor=target,
             names=tuple(str(reference) for reference in references if not reference.digest),
-            digests=tuple(dict.fromkeys(f"{reference.name}@{target.digest}" for reference in references)),
+            digests=tuple(dict.fromkeys(self._digests(references, target.digest))),
             chosen=chosen,
             config=config,
             platforms=tuple(platforms),
@@ -271,7 +317,16 @@ class Catalog:
             created_ns=config.created_ns,
             updated_ns=max(row.updated_ns for row in rows),
             parent=next((row.parent for row in rows if row.parent), ""),
+            used_ns=self.used.of(target.digest, max(row.used_ns for row in rows)),
         )
+
+    def _digests(self, references: Iterable[Reference], digest: Digest) -> Iterator[str]:
+        """Names by digest: where an image was pushed in another form (compressed), the registry's own digest."""
+        forms = {
+            form.repository: form.digest for form in self._metadata.list_forms(digest) if form.repository
+        }
+        for reference in references:
+            yield f"{reference.name}@{forms.get(reference.name, digest)}"
 
     # Events
 

@@ -37,7 +37,7 @@ def apply_changes(defaults: ContainerDefaults, changes: Sequence[str]) -> Contai
         name, rest = word.lower(), rest.strip()
         instruction = _INSTRUCTIONS.get(name)
         if instruction is None:
-            raise Invalid(f"{name} is not a valid change command")
+            raise Invalid(f"{word} is not a valid change command")
         defaults = instruction(defaults, rest)
         commanded = commanded or name == "cmd"
         if name == "entrypoint" and not commanded:

@@ -45,6 +45,8 @@ class Image:
     created_ns: int
     updated_ns: int
     parent: str = ""
+    used_ns: int = 0
+    """When it was last pulled, or a container was made or started from it; 0: never."""
 
     @property
     def manifest(self) -> Manifest:
@@ -117,3 +119,32 @@ class PullEvent:
     current: int = 0
     total: int = 0
     is_layer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What a tag stands for in the registry now; ``size`` is the manifest's or index's own, in bytes."""
+
+    tag: str
+    digest: Digest
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class PushedInstead:
+    """Not all of the ``index`` was here, so one ``manifest`` of it was pushed."""
+
+    index: Descriptor
+    manifest: Descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class PushEvent:
+    """Progress of a push, in Docker's words, as in ``PullEvent``; ``result`` is for programs."""
+
+    status: str = ""
+    id: str = ""
+    current: int = 0
+    total: int = 0
+    is_layer: bool = False
+    result: Pushed | PushedInstead | None = None

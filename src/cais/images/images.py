@@ -1,31 +1,35 @@
 """All images of this engine: list, resolve, tag, remove, load, import, save, bootstrap."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 
-from cais.errors import CaisError, Invalid, NotFound
+from cais.errors import CaisError, Invalid, NotFound, Unavailable
 from cais.events import Bus
 from cais.images.bootstrap import PATH, open_root, parse_base, read_host_suite
 from cais.images.catalog import Catalog, Victim
+from cais.images.check import Damage, Standing, StoreCheck
+from cais.images.commit import CommitRequest, Committer
 from cais.images.filters import filter_images
-from cais.images.image import Deleted, HistoryEntry, Image, LoadEvent, PullEvent, Untagged
+from cais.images.image import Deleted, HistoryEntry, Image, LoadEvent, PullEvent, PushEvent, Untagged
 from cais.images.importer import ImportOptions, make_image, make_options, store_layer
 from cais.images.load import Loader
-from cais.images.pull import Kept, Puller, PullRequest
+from cais.images.pull import Puller, PullRequest
+from cais.images.push import Pusher, PushRequest
 from cais.images.removal import Situation, User, plan_removal
 from cais.images.save import Selection, write_archive
+from cais.images.sizes import PlatformSize, places_of
 from cais.images.tool import follow
 from cais.images.tree import list_platforms
 from cais.images.unpack import Unpacker
 from cais.remotes.client import Remotes
-from cais.spec.digest import Digest, chain_ids
+from cais.spec.digest import Digest, chain_ids, parse_digest
 from cais.spec.image import ContainerDefaults, parse_time_ns
 from cais.spec.platform import Platform
 from cais.spec.reference import parse_reference
 from cais.store.content import Content
+from cais.store.full import explain_full, is_full
 from cais.store.gc import Lease, Leases, collect, mentioned
 from cais.store.layers.layers import Layers
 from cais.store.metadata import Metadata
@@ -54,9 +58,13 @@ class Images:
         root: Path,
         remotes: Remotes,
         downloads: int = 3,
+        uploads: int = 5,
+        commit_compression: str = "gzip",
+        push_compression: str = "gzip",
     ) -> None:
         """``root``: the engine's root folder, in which the other stores lie. ``downloads``: layers that are fetched
-        at once; 0: no limit."""
+        at once, ``uploads``: blobs that are sent; 0: no limit. ``commit_compression``: gzip, zstd or none for the
+        layers that commits make, ``push_compression`` for plain ones that are pushed."""
         self._content = content
         self._layers = layers
         self._metadata = metadata
@@ -66,9 +74,14 @@ class Images:
         self._settling: asyncio.TimerHandle | None = None
         self._catalog = Catalog(content, layers, metadata, bus)
         self._unpacker = Unpacker(content, layers, workers, root)
+        self._committer = Committer(content, self._catalog, self._unpacker, commit_compression)
         self._loader = Loader(content, self._catalog, self._unpacker)
         self._puller = Puller(content, self._catalog, self._unpacker, remotes, downloads=downloads)
-        self._kept = Kept(self._leases)
+        self.remotes = remotes
+        """Other people's registries, for what is asked there and changes nothing here."""
+        self._pusher = Pusher(
+            content, self._catalog, metadata, workers, remotes, uploads=uploads, compression=push_compression
+        )
 
     # Looking
 
@@ -79,6 +92,32 @@ class Images:
     async def resolve(self, name_or_id: str, *, platform: Platform | None = None) -> Image:
         """The image of a name, name by digest, ID or unique start of one. Raises NotFound, Invalid."""
         return self._catalog.resolve(name_or_id, platform)
+
+    def sizes(self, image: Image) -> Sequence[PlatformSize]:
+        """What each platform of the image takes."""
+        return self._catalog.platform_sizes(image)
+
+    def find_lowers(self, diff_ids: Sequence[Digest]) -> tuple[str, ...] | None:
+        """The folders that these layers are mounted from, if all are ready."""
+        return self._unpacker.lowers(diff_ids) if self._unpacker.is_ready(diff_ids) else None
+
+    def places(self, images: Iterable[Image]) -> dict[Digest, frozenset[str]]:
+        """By image, where on disk it lies: see ``sizes.places_of``."""
+        forms: dict[str, list[Digest]] = {}
+        for form in self._metadata.list_forms():
+            forms.setdefault(form.image, []).append(form.digest)
+        return {image.id: places_of(image, forms.get(image.id, ())) for image in images}
+
+    def place_sizes(self, images: Iterable[Image]) -> dict[Digest, dict[str, int]]:
+        """By image, the bytes at each of its places: what its files are long, not the blocks that they take."""
+        return {
+            image: {place: self._catalog.place_size(place) for place in places}
+            for image, places in self.places(images).items()
+        }
+
+    def stacks(self, images: Iterable[Image]) -> dict[Digest, dict[Digest, int]]:
+        """By image, the bytes of its layers."""
+        return {image.id: self._catalog.layers_of(image) for image in images}
 
     async def history(self, name_or_id: str, *, platform: Platform | None = None) -> Sequence[HistoryEntry]:
         """How the image came about, newest step first."""
@@ -172,32 +211,33 @@ class Images:
 
     # In
 
-    async def load(self, stream: AsyncIterator[bytes]) -> AsyncIterator[LoadEvent]:
-        """Load an archive (docker save, podman, skopeo, umoci; compressed or not) as it streams in.
+    async def load(
+        self, stream: AsyncIterator[bytes], *, platform: Platform | None = None
+    ) -> AsyncIterator[LoadEvent]:
+        """Load an archive (docker save, podman, skopeo, umoci; compressed or not) as it streams in. ``platform``: the
+        one that must be in it and is made ready, in place of the host's.
 
         Raises Invalid, Corrupt, NotFound for archives that are wrong, damaged or not whole: nothing of them
         stays.
         """
         async with self._working() as lease:
-            async for event in self._loader.load(stream, lease):
+            async for event in self._loader.load(stream, lease, platform):
                 yield event
         self._settle_later()
         await self.collect()
 
     async def pull(self, request: PullRequest) -> AsyncGenerator[PullEvent]:
-        """Pull an image. If it fails, layers that had arrived as a whole wait for the next try of the same name.
+        """Pull an image. If it fails, or the engine dies, all bytes that had arrived wait for the next try.
 
         Raises NotFound, Corrupt, Invalid, Unsupported, Unauthenticated, Unavailable: then nothing has a new name.
         """
-        async with self._working() as lease:
-            try:
-                async with aclosing(self._puller.pull(request, lease)) as events:
-                    async for event in events:
-                        yield event
-            except BaseException:
-                self._kept.hold(request.name, lease)
-                raise
-            self._kept.drop(request.name)
+        async with self._working() as lease, aclosing(self._puller.pull(request, lease)) as events:
+            async for event in events:
+                yield event
+        with suppress(NotFound):  # somebody may have removed it already
+            image = self._catalog.get(self._catalog.find_id(request.name))
+            self._pusher.note_pulled(request.reference, image)
+            self._catalog.used.note(image.id)
         self._settle_later()
         await self.collect()
 
@@ -231,7 +271,19 @@ class Images:
             self._catalog.set_names(target, options.names)
             image = self._catalog.get(target.digest, options.platform)
         self._settle_later()
+        self._catalog.used.note(image.id)
         self._catalog.publish("import", image.id, image.id, image.config.config.labels)
+        return image
+
+    async def commit(self, request: CommitRequest) -> Image:
+        """An image of a container. If it fails nothing stays. Raises NotFound, Conflict, Invalid, OSError."""
+        async with self._working() as lease:
+            image = await self._committer.commit(request, lease)
+        self._catalog.used.note(image.id)
+        self._settle_later()
+        for name in request.names:
+            shown = parse_reference(name).familiar()
+            self._catalog.publish("tag", image.id, shown, image.config.config.labels)
         return image
 
     async def bootstrap(self, text: str) -> AsyncIterator[LoadEvent]:
@@ -259,42 +311,69 @@ class Images:
 
     # Out
 
-    def save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
-        """One archive of the images: OCI layout and docker-archive in one tar. Raises NotFound, Invalid at
-        once.
+    async def push(self, request: PushRequest) -> AsyncGenerator[PushEvent]:
+        """Push one tag, or all tags of a repository. What was compressed for it stays, also when it fails.
 
-        A bare repository name means all of its tags, an ID means the image without names.
+        Raises NotFound, Denied, Unauthenticated, Unsupported, Corrupt, Conflict, Invalid, Unavailable; then the tag
+        stands for what it stood for before.
+        """
+        yield PushEvent(f"The push refers to repository [{request.reference.name}]")
+        for one, image in self._pusher.select(request):
+            async with self._working() as lease:
+                async with self._collecting:
+                    lease.add(self._catalog.get(image.id).id)
+                async with aclosing(self._pusher.push(one, image, lease)) as events:
+                    async for event in events:
+                        yield event
+
+    def save(
+        self, names: Sequence[str], *, platform: Platform | None = None, docker: bool = True
+    ) -> AsyncIterator[bytes]:
+        """One archive of the images: an OCI layout, and with ``docker`` a docker-archive too. Raises NotFound,
+        Invalid at once.
+
+        A bare repository name means all of its tags, an ID means the image without names. With ``platform`` only
+        that one is in it.
         """
         if not names:
             raise Invalid("no image to save: name at least one")
         selections: dict[Digest, Selection] = {}
         for text in names:
-            for image, chosen in self._catalog.select(text):
+            for image, chosen in self._catalog.select(text, platform):
+                if platform and not image.chosen.is_complete:
+                    raise NotFound(f"{text} is not here as a whole for {platform}: pull it for that platform")
                 old = selections.get(image.id)
                 merged = dict.fromkeys((*(old.names if old else ()), *chosen))
-                selections[image.id] = Selection(image, tuple(merged))
-        return self._save(tuple(selections.values()))
+                selections[image.id] = Selection(image, tuple(merged), alone=platform is not None)
+        return self._save(tuple(selections.values()), docker)
 
-    async def _save(self, selections: Sequence[Selection]) -> AsyncIterator[bytes]:
+    async def _save(self, selections: Sequence[Selection], docker: bool) -> AsyncIterator[bytes]:
         async with self._working() as lease:
             async with self._collecting:
                 for selection in selections:
                     lease.add(selection.image.id)
-            async for chunk in write_archive(self._content, selections):
+            async for chunk in write_archive(self._content, selections, docker=docker):
                 yield chunk
 
     # For containers
 
     async def root_lowers(self, image: Image) -> tuple[str, ...]:
-        """The folders of the image's layers, top first, for ``Snapshots.prepare``; unpacks what is
-        missing."""
+        """The folders of the image's layers, top first, for ``Snapshots.prepare``; unpacks what is missing."""
+        self._catalog.used.note(image.id)
+        return await self._ready_lowers(image)
+
+    async def _ready_lowers(self, image: Image) -> tuple[str, ...]:
         if not self._unpacker.is_ready(image.diff_ids):
             async with self._working() as lease:
                 lease.digests.add(image.id)
                 async for _ in self._unpacker.unpack([image.chosen], lease):
                     pass
-        self._metadata.touch_image(image.id, time.time_ns())
         return self._unpacker.lowers(image.diff_ids)
+
+    def note_used(self, image_id: str) -> None:
+        """A container made from it was started. Costs nothing: it is written down later."""
+        with suppress(Invalid):
+            self._catalog.used.note(parse_digest(image_id))
 
     @asynccontextmanager
     async def acquire(self, image: Image) -> AsyncIterator[Image]:
@@ -327,10 +406,32 @@ class Images:
         for _, _, record in self._metadata.list_containers():
             for digest in mentioned(record) & targets.keys():
                 with suppress(CaisError):
-                    await self.root_lowers(self._catalog.get(digest))
+                    await self._ready_lowers(self._catalog.get(digest))
+
+    async def drop_partials(self) -> int:
+        """Remove what waits for another try of pulls that did not end well; the bytes of partial blobs freed."""
+        freed = await asyncio.to_thread(self._content.ingest.clean, 0)
+        await self.collect()
+        return freed
+
+    async def check(
+        self, standing: Sequence[Standing], *, deep: bool = False, repair: bool = False
+    ) -> Sequence[Damage]:
+        """What is wrong in the store; with ``repair`` also what came of mending it. ``deep``: layers file by file."""
+        check = StoreCheck(self._content, self._catalog, self._unpacker, self.remotes, standing)
+        async with self._working() as lease:
+            if repair:
+                found = await check.repair(lease, deep=deep)
+            else:
+                found = await check.check(deep=deep)
+        async with self._collecting:  # nobody can start to work in the store meanwhile
+            if self._leases.is_idle():
+                found += check.check_strays(repair=repair)
+        return found
 
     async def close(self) -> None:
         """At the engine's end: have everything on the disk."""
+        self._catalog.used.write()
         if self._settling:
             self._settling.cancel()
             await asyncio.to_thread(self._settle)
@@ -359,6 +460,11 @@ class Images:
             roots = set(self._catalog.targets())
             for _, _, record in self._metadata.list_containers():
                 roots |= mentioned(record)
+            for form in self._metadata.list_forms():
+                if form.image in roots:
+                    roots.add(form.digest)
+                else:
+                    self._metadata.delete_forms(form.image)
             removed, _ = await asyncio.to_thread(collect, self._content, self._layers, self._leases, roots)
             self._catalog.forget()
         return set(removed)
@@ -371,9 +477,11 @@ class Images:
                 lease = stack.enter_context(self._leases.lease())
             try:
                 yield lease
-            except BaseException:
+            except BaseException as error:
                 await self._end(stack)
                 await self.collect()
+                if is_full(error):
+                    raise Unavailable(explain_full(error, self._scratch.parent)) from error
                 raise
             await self._end(stack)
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Self
 
-from cais.errors import Invalid
+from cais.errors import Invalid, NotFound
 from cais.images.catalog import Catalog
 from cais.images.feed import feed
 from cais.images.image import LoadEvent, PlatformImage
@@ -14,6 +14,7 @@ from cais.images.spool import Arrival, Files, Spool
 from cais.images.tree import check_complete, choose, list_platforms
 from cais.images.unpack import Unpacker
 from cais.spec.digest import Digest
+from cais.spec.platform import Platform
 from cais.spec.reference import parse_reference
 from cais.store.content import Content
 from cais.store.gc import Lease
@@ -56,7 +57,9 @@ class Loader:
     catalog: Catalog
     unpacker: Unpacker
 
-    async def load(self, stream: AsyncIterator[bytes], lease: Lease) -> AsyncIterator[LoadEvent]:
+    async def load(
+        self, stream: AsyncIterator[bytes], lease: Lease, platform: Platform | None = None
+    ) -> AsyncIterator[LoadEvent]:
         """Everything of the archive, or nothing: names are written once all layers are verified.
 
         Raises Invalid, Corrupt or NotFound (a blob is missing). What was stored until then stays under
@@ -74,7 +77,7 @@ class Loader:
             await early.wait()
         images = []
         for image in found:
-            chosen = await asyncio.to_thread(self._check, image)
+            chosen = await asyncio.to_thread(self._check, image, platform)
             images.append((image, chosen))
         async for event in self.unpacker.unpack([chosen for _, chosen in images], lease):
             yield event
@@ -92,12 +95,18 @@ class Loader:
                 self.content.put(image.document)
         return found
 
-    def _check(self, image: FoundImage) -> PlatformImage:
-        """The platform to unpack: the host's, else any that is whole. Raises if none is."""
+    def _check(self, image: FoundImage, platform: Platform | None) -> PlatformImage:
+        """The platform to unpack: the one asked for, else the host's, else any that is whole. Raises if none is."""
         platforms = [one for one in list_platforms(self.content, image.target) if one.is_image]
         if not platforms:
             raise Invalid(f"invalid archive: {image.target.digest} holds no image")
-        chosen = choose(platforms, self.catalog.host, None)
+        chosen = choose(platforms, self.catalog.host, platform)
+        if platform and chosen is None:
+            shown = ", ".join(sorted({str(one.platform) for one in platforms}))
+            raise NotFound(f"the archive has {image.target.digest} for {shown}, not for {platform}")
+        if platform and chosen:
+            check_complete(self.content, chosen)
+            return chosen
         if chosen is None or not chosen.is_complete:
             chosen = next((one for one in platforms if one.is_complete), chosen or platforms[0])
         check_complete(self.content, chosen)

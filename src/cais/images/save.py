@@ -1,5 +1,4 @@
-"""Writing images as one tar: an OCI layout with Docker's manifest.json beside it, as Docker 25 and newer
-save."""
+"""Writing images as one tar: an OCI layout, with Docker's manifest.json beside it as Docker 25 and newer save."""
 
 import asyncio
 import tarfile
@@ -20,14 +19,26 @@ LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """An image to save under ``names`` (canonical; none: by its ID only)."""
+    """An image to save under ``names`` (canonical; none: by its ID only). ``alone``: the chosen platform without the
+    index that it is from, so that the archive is whole with nothing but that."""
 
     image: Image
     names: tuple[str, ...]
+    alone: bool = False
+
+    @property
+    def target(self) -> Descriptor:
+        """What the archive's names stand for."""
+        return _plain(self.image.chosen.descriptor) if self.alone else self.image.descriptor
 
 
-async def write_archive(content: Content, selections: Sequence[Selection]) -> AsyncIterator[bytes]:
-    """The archive's bytes: the same images give the same bytes, a blob that several share is in it once."""
+async def write_archive(
+    content: Content, selections: Sequence[Selection], *, docker: bool = True
+) -> AsyncIterator[bytes]:
+    """The archive's bytes: the same images give the same bytes, a blob that several share is in it once.
+
+    ``docker``: with what Docker's older versions and other readers of a docker-archive look for.
+    """
     yield _folder("blobs/") + _folder("blobs/sha256/")
     for digest, size in sorted(_blobs(content, selections).items()):
         yield _header(f"blobs/{digest.algorithm}/{digest.hex}", size)
@@ -42,11 +53,12 @@ async def write_archive(content: Content, selections: Sequence[Selection]) -> As
         yield bytes(-size % tarfile.BLOCKSIZE)
     documents = {
         "index.json": _format_index(selections),
-        "manifest.json": _format_docker_manifest(selections),
         "oci-layout": LAYOUT,
-        "repositories": _format_repositories(selections),
     }
-    for name, data in documents.items():
+    if docker:
+        documents["manifest.json"] = _format_docker_manifest(selections)
+        documents["repositories"] = _format_repositories(selections)
+    for name, data in sorted(documents.items()):
         yield _header(name, len(data)) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
     yield bytes(2 * tarfile.BLOCKSIZE)
 
@@ -56,8 +68,8 @@ def _blobs(content: Content, selections: Sequence[Selection]) -> dict[Digest, in
     found: dict[Digest, int] = {}
     for selection in selections:
         image = selection.image
-        wanted = [image.id]
-        for platform in image.platforms:
+        wanted = [selection.target.digest]
+        for platform in (image.chosen,) if selection.alone else image.platforms:
             manifest = platform.manifest
             wanted += [platform.descriptor.digest, manifest.config.digest]
             wanted += [layer.digest for layer in manifest.layers]
@@ -71,7 +83,7 @@ def _format_index(selections: Sequence[Selection]) -> bytes:
 
 def _entries(selections: Sequence[Selection]) -> Iterator[Descriptor]:
     for selection in selections:
-        target = selection.image.descriptor
+        target = selection.target
         if not selection.names:
             yield target
         for name in selection.names:
@@ -101,6 +113,11 @@ def _format_repositories(selections: Sequence[Selection]) -> bytes:
             tags = repositories.setdefault(reference.familiar_name, {})
             tags[reference.tag or ""] = layers[-1].digest.hex if layers else selection.image.id.hex
     return msgspec.json.encode(repositories, order="sorted")
+
+
+def _plain(descriptor: Descriptor) -> Descriptor:
+    """Without what only makes sense in an index: two archives of one manifest are the same, wherever it is from."""
+    return Descriptor(media_type=descriptor.media_type, digest=descriptor.digest, size=descriptor.size)
 
 
 def _path(digest: Digest) -> str:

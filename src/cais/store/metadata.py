@@ -1,7 +1,7 @@
-"""The engine's only database: image names, container records and volume records, in SQLite."""
+"""The engine's only database: image names, what was pushed, container records and volume records, in SQLite."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 from cais.errors import AlreadyExists, Conflict, Corrupt, NotFound, Unsupported
 from cais.spec.digest import Digest, parse_digest
 
-SCHEMA = 1
+SCHEMA = 2
 """Raised by every change of the tables; a step per version goes into ``_STEPS``."""
 
 _STEPS = (
@@ -23,7 +23,25 @@ _STEPS = (
     CREATE TABLE containers (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, data BLOB NOT NULL);
     CREATE TABLE volumes (name TEXT PRIMARY KEY, data BLOB NOT NULL);
     """,
+    """
+    CREATE TABLE image_forms (
+        image TEXT NOT NULL, digest TEXT NOT NULL, repository TEXT NOT NULL, made_ns INTEGER NOT NULL,
+        PRIMARY KEY (image, digest, repository)
+    ) WITHOUT ROWID;
+    CREATE TABLE packed_layers (
+        plain TEXT NOT NULL, codec TEXT NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL,
+        PRIMARY KEY (plain, codec)
+    ) WITHOUT ROWID;
+    CREATE TABLE blob_places (
+        digest TEXT NOT NULL, repository TEXT NOT NULL, seen_ns INTEGER NOT NULL,
+        PRIMARY KEY (digest, repository)
+    ) WITHOUT ROWID;
+    CREATE INDEX blob_places_seen ON blob_places (seen_ns);
+    """,
 )
+
+PLACES = 20_000
+"""Rows of ``blob_places`` that are kept: the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +62,16 @@ class ImageName:
     updated_ns: int
     used_ns: int = 0
     parent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageForm:
+    """``digest`` was made of ``image`` to push it, and is kept as long as the image is; ``repository`` (a full name,
+    may be empty) has it in the image's place."""
+
+    image: Digest
+    digest: Digest
+    repository: str
 
 
 class Metadata:
@@ -146,6 +174,65 @@ class Metadata:
         """Every name of one image, sorted."""
         rows = self._db.execute("SELECT * FROM image_names WHERE digest = ? ORDER BY name", (digest,))
         return [_image(row) for row in rows]
+
+    # What was pushed
+
+    def put_form(self, image: str, digest: str, repository: str, made_ns: int) -> None:
+        """Note that ``digest`` (a manifest, or a layer of it) was made of ``image`` to push it; with ``repository``,
+        that it stands for the image there. Idempotent."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO image_forms VALUES (?, ?, ?, ?)", (image, digest, repository, made_ns)
+        )
+
+    def list_forms(self, image: str = "") -> list[ImageForm]:
+        """Those of one image, the newest last, or all of them."""
+        select = "SELECT image, digest, repository FROM image_forms"
+        if image:
+            rows = self._db.execute(f"{select} WHERE image = ? ORDER BY made_ns", (image,))
+        else:
+            rows = self._db.execute(f"{select} ORDER BY made_ns")
+        return [ImageForm(parse_digest(image), parse_digest(digest), place) for image, digest, place in rows]
+
+    def delete_forms(self, image: str) -> None:
+        """Forget the forms of ``image``. Idempotent."""
+        self._db.execute("DELETE FROM image_forms WHERE image = ?", (image,))
+
+    def put_packed(self, plain: str, codec: str, digest: str, size: int) -> None:
+        """Note that ``digest`` is the layer ``plain`` compressed."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO packed_layers VALUES (?, ?, ?, ?)", (plain, codec, digest, size)
+        )
+
+    def find_packed(self, plain: str, codec: str) -> tuple[Digest, int] | None:
+        """Digest and size of ``plain`` compressed, as it was once; the blob may be gone."""
+        rows = self._db.execute(
+            "SELECT digest, size FROM packed_layers WHERE plain = ? AND codec = ?", (plain, codec)
+        ).fetchall()
+        return (parse_digest(rows[0][0]), rows[0][1]) if rows else None
+
+    def put_places(self, digests: Iterable[str], repository: str, seen_ns: int) -> None:
+        """Note that the full name ``repository`` has these blobs. The oldest notes make room."""
+        with self.transaction():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO blob_places VALUES (?, ?, ?)",
+                [(digest, repository, seen_ns) for digest in digests],
+            )
+            self._db.execute(
+                "DELETE FROM blob_places WHERE seen_ns < (SELECT seen_ns FROM blob_places "
+                "ORDER BY seen_ns DESC LIMIT 1 OFFSET ?)",
+                (PLACES - 1,),
+            )
+
+    def list_places(self, digest: str) -> list[str]:
+        """Repositories that had the blob, the newest note first."""
+        rows = self._db.execute(
+            "SELECT repository FROM blob_places WHERE digest = ? ORDER BY seen_ns DESC, repository", (digest,)
+        )
+        return [name for (name,) in rows]
+
+    def delete_place(self, digest: str, repository: str) -> None:
+        """It was not true any more. Idempotent."""
+        self._db.execute("DELETE FROM blob_places WHERE digest = ? AND repository = ?", (digest, repository))
 
     # Containers
 

@@ -170,7 +170,7 @@ class ContainerRoutes:
         return empty_reply()
 
     async def prune(self, call: Call) -> web.Response:
-        """Remove all that do not run."""
+        """Remove all that do not run. ``dry-run`` is ours: only tell which."""
         filters = call.filters()
         check_filters(filters, _PRUNE_FILTERS)
         now = time.time_ns()
@@ -182,7 +182,8 @@ class ContainerRoutes:
                 continue
             try:
                 size = (await self._containers.inspect(record.id, size=True)).size_rw or 0
-                await self._containers.remove(record.id)
+                if not call.flag("dry-run"):
+                    await self._containers.remove(record.id)
             except CaisError:
                 # Started or removed by somebody else meanwhile: not ours to report.
                 continue

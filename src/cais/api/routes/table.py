@@ -1,12 +1,15 @@
 """All routes of the engine."""
 
 from cais.api.router import Route
+from cais.api.routes.budget import BudgetRoutes
 from cais.api.routes.cais import CaisRoutes
+from cais.api.routes.commit import CommitRoutes
 from cais.api.routes.containers import ContainerRoutes
 from cais.api.routes.events import EventRoutes
 from cais.api.routes.exec import ExecRoutes
 from cais.api.routes.images import ImageRoutes
 from cais.api.routes.networks import NetworkRoutes
+from cais.api.routes.registry import RegistryRoutes
 from cais.api.routes.stats import StatsRoutes
 from cais.api.routes.streams import StreamRoutes
 from cais.api.routes.system import SystemRoutes
@@ -22,7 +25,10 @@ def make_routes(services: Services) -> list[Route]:
         *UsageRoutes(services).routes(),
         *EventRoutes(services.bus).routes(),
         *ImageRoutes(services).routes(),
+        *RegistryRoutes(services).routes(),
         *ContainerRoutes(services).routes(),
+        *CommitRoutes(services).routes(),
+        *BudgetRoutes(services).routes(),
         *StatsRoutes(services).routes(),
         *StreamRoutes(services).routes(),
         *ExecRoutes(services).routes(),

@@ -2,8 +2,10 @@
 
 import asyncio
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from cais.api.call import Call
@@ -13,8 +15,13 @@ from cais.api.services import Services
 from cais.api.wire.containers import SummaryReply, summary_reply
 from cais.api.wire.images import ImageSummary, image_summary
 from cais.api.wire.system import DiskUsageReply
+from cais.api.wire.usage import Accounts, make_accounts
 from cais.api.wire.volumes import UsageData, VolumeReply, volume_reply
 from cais.errors import Invalid
+from cais.images.image import Image
+from cais.images.sizes import shared_sizes, total_size
+from cais.spec.digest import Digest
+from cais.store.usage import measure_root
 
 _KINDS = frozenset(("container", "image", "volume", "build-cache"))
 
@@ -27,29 +34,46 @@ class UsageRoutes:
 
     def routes(self) -> list[Route]:
         """The table's part."""
-        return [Route("GET", "/system/df", self.usage)]
+        return [Route("GET", "/system/df", self.usage), Route("POST", "/build/prune", self.prune_builds)]
+
+    async def prune_builds(self, call: Call) -> web.Response:
+        """Nothing to remove: this engine does not build, so there is no cache. ``docker system prune`` asks."""
+        return json_reply({"CachesDeleted": None, "SpaceReclaimed": 0})
 
     async def usage(self, call: Call) -> web.Response:
-        """Images, containers and volumes with their sizes, or only the kinds asked for."""
+        """Images, containers and volumes with their sizes, or only the kinds asked for. ``accounts`` is ours: every
+        block of the root folder, too."""
         kinds = frozenset(call.texts("type")) if call.version >= (1, 42) and call.has("type") else _KINDS
         unknown = sorted(kinds - _KINDS)
         if unknown:
             raise Invalid(f"unknown object type: {unknown[0]}")
-        images = await self._images(call) if "image" in kinds else None
+        found = await self._services.images.list() if "image" in kinds else ()
+        stacks = self._services.images.stacks(found)
         reply = DiskUsageReply(
-            layers_size=sum(image.size for image in images or ()),
-            images=images,
+            layers_size=total_size(stacks),
+            images=self._images(call, found, shared_sizes(stacks)) if "image" in kinds else None,
             containers=await self._containers() if "container" in kinds else None,
             volumes=await asyncio.to_thread(self._volumes) if "volume" in kinds else None,
+            accounts=await self._accounts() if call.flag("accounts") else msgspec.UNSET,
         )
         return json_reply(reply)
 
-    async def _images(self, call: Call) -> tuple[ImageSummary, ...]:
-        containers = self._services.containers
-        images = await self._services.images.list()
+    def _images(
+        self, call: Call, images: Sequence[Image], shared: Mapping[Digest, int]
+    ) -> tuple[ImageSummary, ...]:
+        users = self._services.containers.image_users
         return tuple(
-            image_summary(image, call.version, len(containers.image_users(image.id))) for image in images
+            image_summary(image, call.version, len(users(image.id)), shared_size=shared[image.id])
+            for image in images
         )
+
+    async def _accounts(self) -> Accounts:
+        services = self._services
+        blocks = await asyncio.to_thread(measure_root, services.config.root)
+        images = await services.images.list()
+        volumes = [volume.name for volume in services.volumes.list()]
+        needs = services.images.places(images)
+        return make_accounts(blocks, images, needs, services.containers.records(), volumes)
 
     async def _containers(self) -> tuple[SummaryReply, ...]:
         found = await self._services.containers.list(all=True, size=True)

@@ -68,7 +68,8 @@ class VolumeRoutes:
         return empty_reply()
 
     async def prune(self, call: Call) -> web.Response:
-        """Remove what no container mounts: anonymous volumes only, since API 1.42, unless ``all``."""
+        """Remove what no container mounts: anonymous volumes only, since API 1.42, unless ``all``. ``dry-run`` is ours:
+        only tell which."""
         filters = call.filters()
         check_filters(filters, _PRUNE_FILTERS)
         everything = call.version < (1, 42) or is_true(filters, "all")
@@ -81,7 +82,7 @@ class VolumeRoutes:
             ),
         )
         freed = await asyncio.to_thread(lambda: sum(map(self._volumes.usage, names)))
-        for name in names:
+        for name in () if call.flag("dry-run") else names:
             self._volumes.remove(name, self._containers.volume_users(name), force=True)
         return json_reply(VolumePrune(volumes_deleted=tuple(names) or None, space_reclaimed=freed))
 

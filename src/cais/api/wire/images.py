@@ -8,10 +8,12 @@ import msgspec
 from cais.api.version import Version
 from cais.api.wire.base import Wire, format_time
 from cais.images.image import Deleted, HistoryEntry, Image, LoadEvent, PullEvent, Untagged
+from cais.images.sizes import PlatformSize
 from cais.spec.image import ContainerDefaults
 from cais.spec.reference import parse_reference
 
 OMIT = msgspec.UNSET
+_ABOUT = "vnd.docker.reference.digest"
 MISSING = "<missing>"
 """Stands for the id of a history step that is no image of its own."""
 
@@ -22,6 +24,64 @@ class DescriptorReply(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
     media_type: str
     digest: str
     size: int
+
+
+class PlatformReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A platform, in the image-spec's names."""
+
+    architecture: str
+    os: str
+    variant: str = ""
+    os_version: str = msgspec.field(name="os.version", default="")
+
+
+class ManifestDescriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """A manifest of an index, with its platform."""
+
+    media_type: str
+    digest: str
+    size: int
+    annotations: dict[str, str] = {}
+    platform: PlatformReply | None = None
+
+
+class ManifestSize(Wire, frozen=True, kw_only=True):
+    """Bytes: of the blobs that are here, and with the unpacked layers."""
+
+    content: int
+    total: int
+
+
+class UnpackedSize(Wire, frozen=True, kw_only=True):
+    """Bytes of the unpacked layers."""
+
+    unpacked: int
+
+
+class ImageData(Wire, frozen=True, kw_only=True):
+    """What is said of a manifest that is an image."""
+
+    platform: PlatformReply
+    containers: tuple[str, ...]
+    size: UnpackedSize
+
+
+class AttestationData(Wire, frozen=True, kw_only=True):
+    """Which manifest an attestation is about."""
+
+    for_: str = msgspec.field(name="For")
+
+
+class ManifestSummary(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """One platform of an image (API 1.47, ``manifests``): what ``docker images --tree`` shows."""
+
+    id: str = msgspec.field(name="ID")
+    descriptor: ManifestDescriptor
+    available: bool
+    size: ManifestSize
+    kind: str
+    image_data: ImageData | None = None
+    attestation_data: AttestationData | None = None
 
 
 class ImageSummary(Wire, frozen=True, kw_only=True):
@@ -38,6 +98,9 @@ class ImageSummary(Wire, frozen=True, kw_only=True):
     shared_size: int = -1
     size: int
     virtual_size: int | msgspec.UnsetType = OMIT
+    manifests: tuple[ManifestSummary, ...] | msgspec.UnsetType = OMIT
+    last_used: int | msgspec.UnsetType = OMIT
+    """Ours: Unix seconds, when it was last pulled or a container was made or started from it."""
 
 
 class RootFsReply(Wire, frozen=True, kw_only=True):
@@ -69,6 +132,7 @@ class ImageInspect(Wire, frozen=True, kw_only=True):
     metadata: dict[str, str]
     descriptor: DescriptorReply | msgspec.UnsetType = OMIT
     config: dict[str, Any]
+    manifests: tuple[ManifestSummary, ...] | msgspec.UnsetType = OMIT
 
 
 class HistoryReply(Wire, frozen=True, kw_only=True):
@@ -94,13 +158,20 @@ def familiar(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(parse_reference(name).familiar() for name in names)
 
 
-def image_summary(image: Image, version: Version, containers: int) -> ImageSummary:
-    """One row, for clients of ``version``; ``containers`` were made from the image."""
+def image_summary(
+    image: Image,
+    version: Version,
+    containers: int,
+    *,
+    shared_size: int = -1,
+    manifests: tuple[ManifestSummary, ...] | None = None,
+) -> ImageSummary:
+    """One row, for clients of ``version``; ``containers`` were made from the image; -1: not asked for."""
     tags, digests = familiar(image.names), familiar(image.digests)
     if version < (1, 43) and not tags and not digests:
         tags, digests = ("<none>:<none>",), ("<none>@<none>",)
     return ImageSummary(
-        containers=containers if version >= (1, 51) else -1,
+        containers=containers,
         created=image.created_ns // 1_000_000_000,
         id=image.id,
         labels=image.config.config.labels or None,
@@ -108,12 +179,49 @@ def image_summary(image: Image, version: Version, containers: int) -> ImageSumma
         descriptor=_descriptor(image) if version >= (1, 48) else OMIT,
         repo_digests=digests,
         repo_tags=tags,
+        shared_size=shared_size,
         size=image.size,
         virtual_size=image.size if version < (1, 44) else OMIT,
+        manifests=OMIT if manifests is None else manifests,
+        last_used=image.used_ns // 1_000_000_000 if image.used_ns else OMIT,
     )
 
 
-def image_inspect(image: Image, version: Version, storage_driver: str) -> ImageInspect:
+def manifest_summary(size: PlatformSize, containers: tuple[str, ...]) -> ManifestSummary:
+    """One platform; ``containers`` are the ids of those that were made from it."""
+    platform, descriptor = size.image, size.image.descriptor
+    about = descriptor.annotations.get(_ABOUT, "")
+    shown = PlatformReply(
+        architecture=platform.platform.architecture,
+        os=platform.platform.os,
+        variant=platform.platform.variant,
+        os_version=platform.platform.os_version,
+    )
+    return ManifestSummary(
+        id=descriptor.digest,
+        descriptor=ManifestDescriptor(
+            media_type=descriptor.media_type,
+            digest=descriptor.digest,
+            size=descriptor.size,
+            annotations=descriptor.annotations,
+            platform=shown,
+        ),
+        available=platform.is_complete,
+        size=ManifestSize(content=size.content, total=size.total),
+        kind="image" if platform.is_image else "attestation" if about else "unknown",
+        image_data=ImageData(platform=shown, containers=containers, size=UnpackedSize(unpacked=size.unpacked))
+        if platform.is_image
+        else None,
+        attestation_data=AttestationData(for_=about) if about and not platform.is_image else None,
+    )
+
+
+def image_inspect(
+    image: Image,
+    version: Version,
+    storage_driver: str,
+    manifests: tuple[ManifestSummary, ...] | None = None,
+) -> ImageInspect:
     """All that is known of an image."""
     config = image.config
     last = config.history[-1] if config.history else None
@@ -133,9 +241,14 @@ def image_inspect(image: Image, version: Version, storage_driver: str) -> ImageI
         virtual_size=image.size if version < (1, 44) else OMIT,
         graph_driver={"Data": None, "Name": storage_driver},
         root_fs=RootFsReply(layers=image.diff_ids),
-        metadata={"LastTagTime": format_time(image.updated_ns)},
+        metadata={
+            "LastTagTime": format_time(image.updated_ns),
+            # Ours; Docker has no such thing.
+            **({"LastUsedTime": format_time(image.used_ns)} if image.used_ns else {}),
+        },
         descriptor=_descriptor(image) if version >= (1, 48) else OMIT,
         config=config_reply(config.config, version),
+        manifests=OMIT if manifests is None else manifests,
     )
 
 

@@ -178,3 +178,5 @@ class DiskUsageReply(Wire, frozen=True, kw_only=True):
     containers: tuple[Any, ...] | None
     volumes: tuple[Any, ...] | None
     build_cache: tuple[Any, ...] = ()
+    accounts: Any = msgspec.UNSET
+    """Ours, when asked for: ``wire.usage.Accounts``."""
