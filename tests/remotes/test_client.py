@@ -265,3 +265,16 @@ async def test_a_mirror_of_any_registry_holds_names_with_a_prefix(registry: Any,
         other = await stack.enter_async_context(open_repository(f"{origin.address}/a/b:1", registries=rules))
         assert (await other.fetch_manifest()).digest == document.digest
         assert proxy.count("/v2/a/a/b/manifests/1") > 0 and origin.count("/v2/a/b/manifests/1") > 0
+
+
+async def test_a_registry_without_tls_is_asked_at_once_the_next_time(proxy: Any) -> None:
+    """The failing handshake comes once; should the registry have TLS by then, it is found again."""
+    hosts = Hosts()
+    reference = parse_reference(f"{proxy.address}/a/b:1")
+    async with Remotes(hosts, QUICK).open(reference) as repository:
+        await repository.find_digest()
+    assert hosts.order_bases(hosts.host(proxy.address))[0] == f"http://{proxy.address}"
+    hosts.answered[proxy.address] = f"https://{proxy.address}"
+    async with Remotes(hosts, QUICK).open(reference) as repository:
+        assert await repository.find_digest()
+    assert hosts.answered == {proxy.address: f"http://{proxy.address}"}

@@ -40,6 +40,9 @@ class Hosts:
     insecure: tuple[str, ...] = ()
     certs: tuple[Path, ...] = CERTS_D
     registries: Mapping[str, Registry] = field(default_factory=dict)
+    answered: dict[str, str] = field(default_factory=dict, compare=False)
+    """By host[:port], the base by which it answered last: an insecure one without TLS would otherwise cost a failing
+    handshake with every pull. The other base is still tried when that one fails."""
 
     def find(self, reference: Reference) -> tuple[Host, ...]:
         """The servers to ask for ``reference``, in this order; the last one is the registry itself."""
@@ -72,6 +75,11 @@ class Hosts:
 
     def _is_insecure(self, name: str) -> bool:
         return self.registries.get(name, Registry()).insecure or is_insecure(name, self.insecure)
+
+    def order_bases(self, host: Host) -> tuple[str, ...]:
+        """The bases of ``host``, first the one that answered last."""
+        last = self.answered.get(host.name)
+        return tuple(sorted(host.bases, key=lambda base: base != last))
 
     def make_tls(self, host: Host) -> ssl.SSLContext:
         """Whom to trust at ``host`` and what to show there, by its folder in ``certs.d`` (Docker's layout: ``*.crt``

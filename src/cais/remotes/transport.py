@@ -108,7 +108,7 @@ class Transport:
     async def _reach(self, host: Host, ask: Ask) -> aiohttp.ClientResponse:
         """The host's own answer, by the first of its bases that answers at all."""
         known = self._bases.get(host.name)
-        bases = (known,) if known else host.bases
+        bases = (known,) if known else self._hosts.order_bases(host)
         headers = dict(ask.headers)
         if host.name in self._authorizations:
             headers["Authorization"] = self._authorizations[host.name]
@@ -122,7 +122,7 @@ class Transport:
                 if base == bases[-1]:
                     raise _explain(ask.method, url, error) from error
             else:
-                self._bases[host.name] = base
+                self._bases[host.name] = self._hosts.answered[host.name] = base
                 return response
         raise AssertionError("a host has a base")
 
