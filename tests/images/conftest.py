@@ -24,6 +24,8 @@ from cais.store.content import Content
 from cais.store.layers.layers import Layers
 from cais.store.metadata import Metadata
 from cais.store.workers import Workers
+from harness.pulling import Pulling
+from harness.registry import Proxy, Registry, running_registry, start_proxy
 
 OCI = "application/vnd.oci.image."
 
@@ -56,13 +58,11 @@ class Store:
 
     def leftovers(self) -> list[str]:
         """Everything that lies in the store and is no document of it."""
-        folders = (self.root / "content", self.root / "layers", self.root / "tmp")
-        names = [path.name for folder in folders for path in folder.iterdir()]
+        folders = [self.root / name for name in ("content", "content/ingest", "layers", "tmp")]
+        names = [path.name for folder in folders if folder.exists() for path in folder.iterdir()]
         blobs = [path.name for path in (self.root / "content/blobs/sha256").iterdir()]
-        return [
-            *blobs,
-            *(name for name in names if name not in ("blobs", "oci-layout", "index.json", ".settled")),
-        ]
+        own = ("blobs", "ingest", "oci-layout", "index.json", ".settled")
+        return [*blobs, *(name for name in names if name not in own)]
 
 
 async def pieces(data: bytes, step: int = 70_001) -> AsyncIterator[bytes]:
@@ -230,3 +230,23 @@ def make_tar() -> Callable[[Iterable[tuple[str, bytes | str]]], bytes]:
 def stream() -> Callable[[bytes], AsyncIterator[bytes]]:
     """``pieces``: bytes as an asynchronous stream."""
     return pieces
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry for all tests here; each has its own repository."""
+    with running_registry(tmp_path_factory.mktemp("registry") / "r") as registry:
+        yield registry
+
+
+@pytest.fixture
+async def proxy(registry: Registry) -> AsyncIterator[Proxy]:
+    """A proxy before it."""
+    async with AsyncExitStack() as stack:
+        yield await start_proxy(registry.address, stack.push_async_callback)
+
+
+@pytest.fixture
+def pulling(store: Store, registry: Registry, proxy: Proxy, tmp_path: Path) -> Pulling:
+    """Everything for one test."""
+    return Pulling(store, registry, proxy, f"t/{tmp_path.name.lower().replace('_', '-')}")

@@ -46,7 +46,7 @@ async def test_an_import_may_have_no_name_and_another_platform(
     [
         ({"repo": "UPPER"}, "must be lowercase"),
         ({"repo": "x@sha256:" + "0" * 64}, "cannot import digest reference"),
-        ({"repo": "x", "changes": ["RUN true"]}, "run is not a valid change command"),
+        ({"repo": "x", "changes": ["RUN true"]}, "RUN is not a valid change command"),
     ],
 )
 async def test_wrong_wishes_are_refused_before_anything_is_read(

@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -11,69 +10,17 @@ import pytest
 
 from cais.errors import CaisError, Corrupt, Invalid, NotFound, Unavailable, Unsupported
 from cais.images.image import PullEvent
-from cais.images.pull import PullRequest, choose_child
+from cais.images.pull import choose_child
 from cais.spec.descriptor import OCI_INDEX, OCI_MANIFEST, Descriptor, Index
 from cais.spec.digest import digest_bytes
 from cais.spec.platform import parse_platform
-from cais.spec.reference import parse_reference
 from harness.engines import until
-from harness.registry import Fault, Proxy, Registry, running_registry, start_proxy
+from harness.pulling import BIG, BLOBS, Pulling, digest_of
+from harness.registry import Fault, sha256
 
 pytestmark = pytest.mark.kernel
 
-BIG = 3 << 20
-BLOBS = "GET .*/blobs/"
 OCI = "application/vnd.oci.image."
-
-
-@pytest.fixture(scope="session")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """A registry for all tests here; each has its own repository."""
-    with running_registry(tmp_path_factory.mktemp("registry") / "r") as registry:
-        yield registry
-
-
-@pytest.fixture
-async def proxy(registry: Registry) -> AsyncIterator[Proxy]:
-    """A proxy before it."""
-    async with AsyncExitStack() as stack:
-        yield await start_proxy(registry.address, stack.push_async_callback)
-
-
-class Pulling:
-    """Pushes into a repository of the test's own, and pulls from there through the proxy."""
-
-    def __init__(self, store: Any, registry: Registry, proxy: Proxy, repository: str) -> None:
-        self.store = store
-        self.registry = registry
-        self.proxy = proxy
-        self.repository = repository
-        self.name = f"{proxy.address}/{repository}:1"
-
-    def push(self, archives: Any, target: dict[str, Any], tag: str = "1") -> None:
-        """Fill the repository."""
-        self.registry.push(self.repository, tag, archives.blobs, target)
-
-    def request(self, name: str = "", platform: str = "") -> PullRequest:
-        """What a client asks for."""
-        wanted = parse_platform(platform) if platform else None
-        return PullRequest(parse_reference(name or self.name).tagged(), wanted)
-
-    async def pull(self, name: str = "", platform: str = "") -> list[PullEvent]:
-        """What the pull said."""
-        return [event async for event in self.store.images.pull(self.request(name, platform))]
-
-    async def read(self, name: str = "") -> list[str]:
-        """The text of etc/name in each layer, top first."""
-        image = await self.store.images.resolve(name or self.name)
-        lowers = await self.store.images.root_lowers(image)
-        return [Path(lower, "etc/name").read_text() for lower in lowers]
-
-
-@pytest.fixture
-def pulling(store: Any, registry: Registry, proxy: Proxy, tmp_path: Path) -> Pulling:
-    """Everything for one test."""
-    return Pulling(store, registry, proxy, f"t/{tmp_path.name.lower().replace('_', '-')}")
 
 
 @pytest.mark.parametrize("codec", ["", "+gzip", "+zstd"])
@@ -144,6 +91,53 @@ async def test_a_platform_of_an_index_is_chosen(pulling: Pulling, archives: Any)
         await pulling.pull(platform="linux/s390x")
 
 
+def put_artifact(archives: Any) -> dict[str, Any]:
+    """An attestation as buildx writes it: its config is an image's, its layer is none."""
+    layer = archives.put(b'{"predicateType": "x"}' * 9, "application/vnd.in-toto+json")
+    config = archives.put(b'{"architecture":"unknown","os":"unknown","rootfs":{}}', OCI + "config.v1+json")
+    document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": [layer]}
+    found: dict[str, Any] = archives.put(json.dumps(document).encode(), OCI_MANIFEST)
+    note = {"vnd.docker.reference.type": "attestation-manifest"}
+    return found | {"platform": {"os": "unknown", "architecture": "unknown"}, "annotations": note}
+
+
+@pytest.mark.parametrize("mine", ["amd64", "arm64"])
+async def test_all_platforms_come_as_a_whole(pulling: Pulling, archives: Any, mine: str) -> None:
+    """Every blob that the index leads to, attestations too, is here and stays; one image is unpacked, also if none is
+    for this machine; a second time nothing is fetched."""
+    first = archives.manifest("one", architecture=mine) | {"platform": {"os": "linux", "architecture": mine}}
+    other = archives.manifest("other", architecture="s390x")
+    other |= {"platform": {"os": "linux", "architecture": "s390x"}}
+    inner = archives.index(other)
+    target = archives.index(first, inner, put_artifact(archives))
+    pulling.push(archives, target)
+    await pulling.pull(all_platforms=True)
+    await pulling.store.images.collect()
+    assert {str(digest) for digest in pulling.store.content.list()} == set(archives.blobs)
+    assert len(pulling.store.layers.list()) == 1
+    image = await pulling.store.images.resolve(pulling.name, platform=parse_platform("linux/s390x"))
+    lowers = await pulling.store.images.root_lowers(image)
+    assert Path(lowers[0], "etc/name").read_text() == "other"
+    pulling.proxy.seen.clear()
+    await pulling.pull(all_platforms=True)
+    assert not pulling.proxy.count("GET .*/v2/.+")
+
+
+async def test_all_platforms_or_nothing(pulling: Pulling, archives: Any) -> None:
+    """A blob of another platform that is missing, or of another size than announced: no name."""
+    mine = archives.manifest("one") | {"platform": {"os": "linux", "architecture": "amd64"}}
+    other = archives.manifest("two", architecture="s390x")
+    pulling.push(archives, archives.index(mine, other))
+    gone = sha256(archives.layer("two"))
+    pulling.proxy.faults = [Fault(gone, status=404, times=9)]
+    with pytest.raises(NotFound):
+        await pulling.pull(all_platforms=True)
+    pulling.proxy.faults = [Fault(gone, shorten=10, times=9)]
+    with pytest.raises(Corrupt, match="has 10 bytes, its manifest says"):
+        await pulling.pull(all_platforms=True)
+    assert await pulling.store.images.list() == []
+
+
 async def test_an_index_that_lies_about_a_manifest_is_corrupt(pulling: Pulling, archives: Any) -> None:
     """The size it announces is compared; nothing stays."""
     mine = archives.manifest("x") | {"platform": {"os": "linux", "architecture": "amd64"}}
@@ -204,11 +198,6 @@ async def test_an_interrupted_pull_keeps_whole_layers(pulling: Pulling, archives
     again = {line.rpartition("/")[2] for line, _ in pulling.proxy.seen[fetched:] if "GET" in line}
     assert not kept & again and target["digest"] in kept and last in again
     assert await pulling.read() == ["two", "one"]
-
-
-def digest_of(text: str) -> Any:
-    """A digest of the test's as one of ours."""
-    return PullRequest(parse_reference(f"x@{text}")).reference.digest
 
 
 async def test_two_pulls_of_one_image_share_the_work(pulling: Pulling, archives: Any) -> None:

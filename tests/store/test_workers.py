@@ -52,6 +52,15 @@ def hold(mark):
         time.sleep(60)
     finally:
         Path(mark).unlink()
+
+def clear_up_slowly(mark):
+    try:
+        Path(mark).touch()
+        time.sleep(60)
+    finally:
+        Path(mark + ".ending").touch()
+        time.sleep(0.3)
+        Path(mark).unlink()
 """
 
 
@@ -183,6 +192,22 @@ async def test_cancelled_work_cleans_up(workers: Workers, tmp_path: Path, work: 
 
 
 @pytest.mark.kernel
+async def test_a_second_signal_does_not_break_off_the_clean_up(
+    workers: Workers, tmp_path: Path, work: ModuleType
+) -> None:
+    """The engine ends a worker by a signal and by closing its socket, which is a signal too."""
+    mark = tmp_path / "mark"
+    task = asyncio.create_task(workers.run(work.clear_up_slowly, str(mark)))
+    await wait_until(mark.exists)
+    (pid,) = workers.pids()
+    os.kill(pid, signal.SIGTERM)
+    await wait_until((tmp_path / "mark.ending").exists)
+    os.kill(pid, signal.SIGTERM)
+    with pytest.raises(Unavailable):
+        await task
+    await wait_until(lambda: not mark.exists(), 5)
+
+
 async def test_layers_unpack_in_it(workers: Workers, tmp_path: Path) -> None:
     """What it is for."""
     (tmp_path / "blob").write_bytes(bytes(1024))

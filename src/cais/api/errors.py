@@ -7,6 +7,7 @@ from aiohttp import ClientConnectionResetError, web
 
 from cais import errors
 from cais.api.replies import json_reply
+from cais.store.full import explain_full, is_full
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def status_of(error: BaseException) -> int:
 
 def message_of(error: BaseException) -> str:
     """The text for the client, spelled as dockerd spells it."""
-    text = str(error) or type(error).__name__
+    text = explain_full(error) if is_full(error) else str(error) or type(error).__name__
     if text.startswith(_DOCKER_CAPITALS):
         return text[0].upper() + text[1:]
     return text

@@ -16,17 +16,40 @@ if TYPE_CHECKING:
 
 
 def check(session: Session, flags: Flags) -> int:
-    """Print whether mounts, links, cgroups, processes or files were left behind; 1 if so."""
-    answer = session.call("GET", "/cais/system/check")
-    leaks = find_leaks(answer)
+    """Print what was left behind and what is damaged, and with --repair what was done about it; 1 if something is
+    wrong still."""
+    deep = ("deep", "1" if flags.on("deep") else "")
+    if flags.on("repair"):
+        answer = session.call("POST", "/cais/system/repair", (deep,))
+    else:
+        answer = session.call("GET", "/cais/system/check", (("content", "1"), deep))
+    leaks, damage = find_leaks(answer), answer.get("Damage") or []
     if flags.on("json"):
         sys.stdout.write(format_pretty(answer) + "\n")
-    elif leaks:
-        sys.stdout.write("".join(f"{kind}: {text}\n" for kind, text in leaks))
-        sys.stdout.write(f"{len(leaks)} left behind\n")
     else:
-        sys.stdout.write("nothing is left behind\n")
-    return 1 if leaks else 0
+        sys.stdout.write("".join(f"{line}\n" for line in describe(leaks, damage)))
+    return 1 if leaks or not all(is_mended(each) for each in damage) else 0
+
+
+def describe(leaks: list[tuple[str, str]], damage: list[dict[str, Any]]) -> list[str]:
+    """The lines for people."""
+    lines = [f"{kind}: {text}" for kind, text in leaks]
+    if leaks:
+        lines.append(f"{len(leaks)} left behind")
+    for each in damage:
+        users = f" (of {', '.join(each['Images'])})" if each["Images"] else ""
+        outcome = f": {each['Repair']}" if each["Repair"] else ""
+        lines.append(f"{each['Kind']} {each['Name']}{users} {each['Problem']}{outcome}")
+    if damage:
+        mended = sum(map(is_mended, damage))
+        lines.append(f"{len(damage)} damaged, {mended} repaired" if mended else f"{len(damage)} damaged")
+    return lines or ["nothing is left behind, nothing is damaged"]
+
+
+def is_mended(damage: dict[str, Any]) -> bool:
+    """Whether this is well again."""
+    repair: str = damage["Repair"]
+    return bool(repair) and not repair.startswith("not ")
 
 
 def find_leaks(answer: dict[str, Any]) -> list[tuple[str, str]]:
@@ -45,9 +68,13 @@ def _describe(item: Any) -> str:
 
 SYSTEM_CHECK = Command(
     "system check [OPTIONS]",
-    "Look for anything the engine left behind",
+    "Look for anything left behind or damaged",
     check,
-    flags=(("json", "", "bool", "The engine's whole answer"),),
+    flags=(
+        ("deep", "", "bool", "Compare every file of every layer with its blob"),
+        ("json", "", "bool", "The engine's whole answer"),
+        ("repair", "", "bool", "Fetch, unpack or remove what is wrong, and tell of each"),
+    ),
     most=0,
-    example="cais system check",
+    example="cais system check\ncais system check --deep --repair",
 )

@@ -3,13 +3,18 @@ found."""
 
 import asyncio
 import os
+import shutil
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from cais.containers.fleet import Fleet
 from cais.containers.services import Rooms
+from cais.images.check import Damage
 from cais.linux.cgroups.base import Cgroups
+
+_OLD = 3600.0
 
 
 class Leaky(Protocol):
@@ -67,6 +72,24 @@ class Checker:
         }
         return {"Leaks": {kind: lines for kind, lines in leaks.items() if lines}, "Counts": counts}
 
+    async def repair(self) -> Sequence[Damage]:
+        """Remove the left-over folders that nobody can miss, and tell of each. What the kernel holds goes with the
+        next start of the engine."""
+        leaks = (await self.check_patiently())["Leaks"]
+        root, done = self._rooms.config.root, []
+        for id in leaks.get("snapshots", ()):
+            await asyncio.to_thread(self._rooms.snapshots.remove, id)
+            done.append(Damage("left-over", f"{root}/containers/{id}", "is no container's", repair="removed"))
+        for name in leaks.get("temporary files", ()):
+            # Somebody may have made it just now.
+            is_old = await asyncio.to_thread(remove_old, root / "tmp" / name)
+            outcome = "removed" if is_old else "not removed: it is not an hour old"
+            done.append(Damage("left-over", f"{root}/tmp/{name}", "belongs to nothing", repair=outcome))
+        for name in leaks.get("volumes", ()):
+            outcome = "not removed: it may hold data that somebody wants"
+            done.append(Damage("left-over", f"{root}/volumes/{name}", "is no volume's", repair=outcome))
+        return done
+
     def _mounts(self) -> list[str]:
         """Mounts of the host below our folders: containers' mounts live in their own namespaces only."""
         config = self._rooms.config
@@ -88,6 +111,17 @@ def is_below(place: str, base: Path) -> bool:
     """Whether a mount point lies inside ``base``; the folder itself may well be a mount of the
     administrator's."""
     return place.startswith(f"{base}/")
+
+
+def remove_old(path: Path) -> bool:
+    """Remove what has not been touched for an hour; whether it was so."""
+    if path.lstat().st_mtime > time.time() - _OLD:
+        return False
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+    return True
 
 
 def names(folder: Path) -> set[str]:

@@ -8,6 +8,7 @@ from typing import BinaryIO, cast
 from cais.errors import Unavailable
 from cais.spec.digest import Digest
 from cais.store.layers.layers import Layers
+from cais.store.layers.limits import DEFAULT_LIMITS, Limits
 
 PATIENCE = 5.0
 """Seconds without a new byte after which the worker is better used for others."""
@@ -24,6 +25,7 @@ class ArrivingFile(io.RawIOBase):
     def __init__(self, path: Path, size: int) -> None:
         self._file = path.open("rb", buffering=0)
         self._left = size
+        self._abandoned = False
 
     def readable(self) -> bool:
         """It is for reading."""
@@ -34,6 +36,10 @@ class ArrivingFile(io.RawIOBase):
         self._file.close()
         super().close()
 
+    def abandon(self) -> None:
+        """End a ``read`` that waits in another thread: nobody wants its bytes any more."""
+        self._abandoned = True
+
     def read(self, size: int = -1) -> bytes:
         """Up to ``size`` bytes, at least one until all have been read."""
         wanted = min(self._left, size if size > 0 else _CHUNK)
@@ -43,12 +49,14 @@ class ArrivingFile(io.RawIOBase):
             if data or not wanted:
                 self._left -= len(data)
                 return data
-            if time.monotonic() > deadline:
+            if self._abandoned or time.monotonic() > deadline:
                 raise Unavailable(f"{self._left} bytes of the layer do not arrive")
             time.sleep(_POLL)
 
 
-def unpack_arriving(root: Path, path: Path, size: int, diff_id: Digest) -> None:
+def unpack_arriving(
+    root: Path, path: Path, size: int, diff_id: Digest, limits: Limits = DEFAULT_LIMITS
+) -> None:
     """``Layers(root).unpack`` of the ``size`` bytes that are or will be at ``path``."""
     with ArrivingFile(path, size) as file:
-        Layers(root).unpack(cast(BinaryIO, file), diff_id)
+        Layers(root, limits=limits).unpack(cast(BinaryIO, file), diff_id)

@@ -1,10 +1,13 @@
 """Carrying a stream of bytes into a blocking consumer without blocking the event loop."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 
 BATCH = 1 << 20
 """Bytes handed over at once: enough that the hand-over costs nothing, little enough to be cheap to hold."""
+PATIENCE = 0.25
+"""Seconds after which less is handed over too: on a slow line somebody waits for it, and who is killed loses it."""
 
 
 async def feed(stream: AsyncIterator[bytes], consume: Callable[[bytes], None]) -> AsyncIterator[int]:
@@ -34,12 +37,18 @@ async def feed(stream: AsyncIterator[bytes], consume: Callable[[bytes], None]) -
 
 async def _batches(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     waiting: list[bytes] = []
-    size = 0
-    async for chunk in stream:
-        waiting.append(chunk)
-        size += len(chunk)
-        if size >= BATCH:
+    size, last = 0, time.monotonic()
+    try:
+        async for chunk in stream:
+            waiting.append(chunk)
+            size += len(chunk)
+            if size >= BATCH or time.monotonic() - last > PATIENCE:
+                yield b"".join(waiting)
+                waiting, size, last = [], 0, time.monotonic()
+    except Exception:
+        # What came before the line broke is good, and another try can go on from there.
+        if waiting:
             yield b"".join(waiting)
-            waiting, size = [], 0
+        raise
     if waiting:
         yield b"".join(waiting)

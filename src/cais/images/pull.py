@@ -1,16 +1,24 @@
 """Pulling an image: what its name means, which platform, its layers side by side, its name last."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, ExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from cais.errors import Corrupt, Invalid, NotFound, Unsupported
+from cais.errors import CaisError, Corrupt, Invalid, NotFound, Unsupported
 from cais.images.catalog import Catalog
 from cais.images.image import PlatformImage, PullEvent
 from cais.images.layerpull import LayerPull, LayerPulls
-from cais.images.tree import DOCUMENT_LIMIT, MAX_DEPTH, MAX_LAYERS, check_complete, list_platforms
+from cais.images.tree import (
+    DOCUMENT_LIMIT,
+    MAX_DEPTH,
+    MAX_LAYERS,
+    MAX_MANIFESTS,
+    check_complete,
+    is_foreign,
+    list_platforms,
+)
 from cais.images.unpack import Unpacker
 from cais.remotes.auth import ANONYMOUS, Credentials
 from cais.remotes.client import Remotes, Repository
@@ -30,10 +38,8 @@ from cais.spec.image import ImageConfig, parse_image_config
 from cais.spec.platform import Platform, choose_platform, format_platform, matches
 from cais.spec.reference import Reference
 from cais.store.content import Content
-from cais.store.gc import Lease, Leases
+from cais.store.gc import Lease
 
-KEEP_SECONDS = 3600.0
-"""How long the whole blobs of a pull that failed wait for the next try."""
 _TICK = 0.1
 """Seconds between two looks at how far the layers are."""
 _REFERENCE_TYPE = "vnd.docker.reference.type"
@@ -41,11 +47,13 @@ _REFERENCE_TYPE = "vnd.docker.reference.type"
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """What to pull, for which platform (None: the host's), as whom."""
+    """What to pull, for which platform (None: the host's), as whom. ``all_platforms``: everything else that the index
+    names is fetched too, and kept as it is."""
 
     reference: Reference
     platform: Platform | None = None
     credentials: Credentials = ANONYMOUS
+    all_platforms: bool = False
 
     @property
     def name(self) -> str:
@@ -70,23 +78,29 @@ class Puller:
         """Everything of one platform, or nothing: the name is written once all layers are verified.
 
         Raises NotFound, Corrupt, Invalid, Unsupported, Unauthenticated, Unavailable. What was stored until then stays
-        under ``lease``.
+        under ``lease``, and waits for the next try of the same name.
         """
         reference = request.reference
-        async with self._remotes.open(reference, request.credentials) as repository:
+        async with self._remotes.open(reference, request.credentials) as repository, _naming(reference):
             target, document = await self._fetch_target(repository, lease)
             yield PullEvent(f"Pulling from {reference.path}", str(reference.digest or reference.tag))
-            chosen, manifest = await self._descend(repository, target, document, request.platform, lease)
+            chosen, manifest = await self._descend(repository, target, document, request, lease)
             config = await self._fetch_config(repository, manifest, lease)
             check_plan(request, manifest, config)
             layers = list_layers(manifest, config)
-            leased = (digest for blob, diff_id in layers for digest in (blob.digest, diff_id))
+            if request.all_platforms:
+                known = {blob.digest for blob, _ in layers}
+                others = await self._list_all(repository, document, lease)
+                layers += [(blob, None) for blob in others if blob.digest not in known]
+            leased = (digest for blob, diff_id in layers for digest in (blob.digest, diff_id) if digest)
             await asyncio.to_thread(lease.add, *leased)
             is_new = not all(self._layers.is_here(*layer) for layer in layers)
+            if is_new:
+                await asyncio.to_thread(self._content.ingest.note, request.name, lease.digests)
             async with aclosing(self._pull_layers(repository, layers)) as events:
                 async for event in events:
                     yield event
-        image = await asyncio.to_thread(self._check, target, chosen.digest)
+        image = await asyncio.to_thread(self._check, target, chosen.digest, layers)
         async for _ in self._unpacker.unpack([image], lease):
             pass
         for event in self._name(request, target, config, is_new=is_new):
@@ -123,23 +137,55 @@ class Puller:
         repository: Repository,
         target: Descriptor,
         document: Manifest | Index,
-        wanted: Platform | None,
+        request: PullRequest,
         lease: Lease,
     ) -> tuple[Descriptor, Manifest]:
         """From an index down to the one manifest to pull. Raises NotFound if there is none for the platform."""
         for _ in range(MAX_DEPTH + 1):
             if isinstance(document, Manifest):
                 return target, document
-            child = choose_child(document, self._catalog.host, wanted)
-            data = await self._find(child.digest, lease)
-            if data:
-                found, document = _describe(child.digest, data, child.media_type)
-            else:
-                found, document = await self._fetch_manifest(repository, child.digest, lease)
-            if found.size != child.size:
-                raise Corrupt(f"manifest {child.digest} has {found.size} bytes, announced were {child.size}")
-            target = child
+            any_is_good = request.all_platforms and not request.platform
+            target = choose_child(document, self._catalog.host, request.platform, any_is_good=any_is_good)
+            document = await self._fetch_child(repository, target, lease)
         raise Invalid(f"index {target.digest} is nested too deeply")
+
+    async def _fetch_child(self, repository: Repository, child: Descriptor, lease: Lease) -> Manifest | Index:
+        """The manifest or index that an index names. Raises Corrupt if it has another size than that says."""
+        data = await self._find(child.digest, lease)
+        if data:
+            found, document = _describe(child.digest, data, child.media_type)
+        else:
+            found, document = await self._fetch_manifest(repository, child.digest, lease)
+        if found.size != child.size:
+            raise Corrupt(f"manifest {child.digest} has {found.size} bytes, announced were {child.size}")
+        return document
+
+    async def _list_all(
+        self, repository: Repository, document: Manifest | Index, lease: Lease
+    ) -> list[Descriptor]:
+        """Every blob that ``document`` leads to, once: configurations and layers of images and of what is none.
+
+        Manifests and indexes are fetched on the way. Layers that a registry may not hand out are left out.
+        """
+        blobs: dict[Digest, Descriptor] = {}
+        waiting, count = [(document, 0)], 0
+        while waiting:
+            document, depth = waiting.pop()
+            count += 1
+            if count > MAX_MANIFESTS:
+                raise Invalid(f"{repository.reference.familiar()} has more than {MAX_MANIFESTS} manifests")
+            if isinstance(document, Manifest):
+                found = (document.config, *document.layers)
+                blobs.update((blob.digest, blob) for blob in found if not is_foreign(blob))
+            elif depth > MAX_DEPTH:
+                raise Invalid(f"an index of {repository.reference.familiar()} is nested too deeply")
+            else:
+                for child in document.manifests:
+                    if child.media_type in MANIFEST_TYPES | INDEX_TYPES:
+                        waiting.append((await self._fetch_child(repository, child, lease), depth + 1))
+        if broken := next((blob for blob in blobs.values() if blob.size < 0), None):
+            raise Invalid(f"blob {broken.digest} has a size of {broken.size}")
+        return [*blobs.values()]
 
     async def _fetch_config(self, repository: Repository, manifest: Manifest, lease: Lease) -> ImageConfig:
         descriptor = manifest.config
@@ -165,7 +211,7 @@ class Puller:
         await asyncio.to_thread(store)
 
     async def _pull_layers(
-        self, repository: Repository, layers: Sequence[tuple[Descriptor, Digest]]
+        self, repository: Repository, layers: Sequence[tuple[Descriptor, Digest | None]]
     ) -> AsyncGenerator[PullEvent]:
         """All layers side by side, and how far they are; the first error ends it."""
         async with AsyncExitStack() as stack:
@@ -192,8 +238,13 @@ class Puller:
                         yield new
                 told = now
 
-    def _check(self, target: Descriptor, chosen: Digest) -> PlatformImage:
+    def _check(
+        self, target: Descriptor, chosen: Digest, blobs: Sequence[tuple[Descriptor, Digest | None]]
+    ) -> PlatformImage:
         """The platform that was pulled, as the store has it. Raises Corrupt for sizes that were lies."""
+        for blob, _ in blobs:
+            if self._content.size(blob.digest) != blob.size:
+                raise Corrupt(f"blob {blob.digest} does not have the {blob.size} bytes its manifest says")
         found = next(one for one in list_platforms(self._content, target) if one.descriptor.digest == chosen)
         check_complete(self._content, found)
         return found
@@ -206,6 +257,7 @@ class Puller:
         is_new = is_new or request.name not in {row.name for row in names}
         self._catalog.forget()
         self._catalog.set_names(target, [request.name])
+        self._content.ingest.forget(request.name)
         self._catalog.publish("pull", reference.familiar(), reference.familiar_name, config.config.labels)
         what = "Downloaded newer image" if is_new else "Image is up to date"
         return [
@@ -214,32 +266,25 @@ class Puller:
         ]
 
 
-class Kept:
-    """What pulls that failed have fetched as a whole, for an hour, so that the next try of the same name has it."""
-
-    def __init__(self, leases: Leases) -> None:
-        self._leases = leases
-        self._held: dict[str, tuple[ExitStack, asyncio.TimerHandle]] = {}
-
-    def hold(self, name: str, lease: Lease) -> None:
-        """Keep what ``lease`` keeps now; call it before that ends."""
-        self.drop(name)
-        stack = ExitStack()
-        # At once and whole: a collection that looks at it meanwhile sees ``lease`` too.
-        stack.enter_context(self._leases.lease()).digests = set(lease.digests)
-        handle = asyncio.get_running_loop().call_later(KEEP_SECONDS, self.drop, name)
-        self._held[name] = (stack, handle)
-
-    def drop(self, name: str) -> None:
-        """Let go of it, for the next collection to take. Idempotent. What a running pull needs, that has leased."""
-        stack, handle = self._held.pop(name, (None, None))
-        if stack and handle:
-            handle.cancel()
-            stack.close()
+@asynccontextmanager
+async def _naming(reference: Reference) -> AsyncIterator[None]:
+    """What a registry says when it refuses often does not tell of what: then the name is added behind its words."""
+    try:
+        yield
+    except CaisError as error:
+        text = str(error)
+        if not any(word in text for word in (reference.path, "sha256:", "sha512:")):
+            error.args = (f"{text}: {reference.familiar()}",)
+        raise
 
 
-def choose_child(index: Index, host: Platform, wanted: Platform | None) -> Descriptor:
-    """The entry of ``index`` to pull for ``wanted``, or the best for ``host``. Raises NotFound in Docker's words."""
+def choose_child(
+    index: Index, host: Platform, wanted: Platform | None, *, any_is_good: bool = False
+) -> Descriptor:
+    """The entry of ``index`` to pull for ``wanted``, or the best for ``host``; or the first, if ``any_is_good``.
+
+    Raises NotFound in Docker's words.
+    """
     children = [
         child
         for child in index.manifests
@@ -253,7 +298,7 @@ def choose_child(index: Index, host: Platform, wanted: Platform | None) -> Descr
     best = choose_platform(wanted or host, [platform for _, platform in told])
     if best is not None:
         return told[best][0]
-    if wanted and told:
+    if (wanted or any_is_good) and told:
         return told[0][0]
     # An entry that does not say what it is for may be for us; its configuration tells.
     silent = [child for child in children if not child.platform]
@@ -262,7 +307,7 @@ def choose_child(index: Index, host: Platform, wanted: Platform | None) -> Descr
     raise NotFound(f"no matching manifest for {format_platform(wanted or host)} in the manifest list entries")
 
 
-def list_layers(manifest: Manifest, config: ImageConfig) -> list[tuple[Descriptor, Digest]]:
+def list_layers(manifest: Manifest, config: ImageConfig) -> list[tuple[Descriptor, Digest | None]]:
     """Every layer with its diff_id, bottom first; one that the image has twice comes once."""
     pairs = zip(manifest.layers, config.rootfs.diff_ids, strict=True)
     return [*{(blob.digest, diff_id): (blob, diff_id) for blob, diff_id in pairs}.values()]

@@ -4,7 +4,15 @@ from collections.abc import Iterator, Sequence
 
 from cais.errors import CaisError, Corrupt, Invalid, NotFound
 from cais.images.image import PlatformImage
-from cais.spec.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor, Index, Manifest, parse_manifest
+from cais.spec.descriptor import (
+    DOCKER_FOREIGN_LAYER_GZIP,
+    INDEX_TYPES,
+    MANIFEST_TYPES,
+    Descriptor,
+    Index,
+    Manifest,
+    parse_manifest,
+)
 from cais.spec.digest import Digest
 from cais.spec.image import ImageConfig, parse_image_config
 from cais.spec.platform import Platform, choose_platform, matches
@@ -70,6 +78,11 @@ def check_complete(content: Content, image: PlatformImage) -> ImageConfig:
         if content.size(layer.digest) != layer.size:
             raise Corrupt(f"layer {layer.digest} does not have the {layer.size} bytes its manifest says")
     return config
+
+
+def is_foreign(blob: Descriptor) -> bool:
+    """Whether it is a layer that registries do not have: Windows' own, and others "nondistributable"."""
+    return blob.media_type == DOCKER_FOREIGN_LAYER_GZIP or ".layer.nondistributable." in blob.media_type
 
 
 def _walk(content: Content, target: Descriptor, depth: int) -> Iterator[tuple[Descriptor, Manifest]]:

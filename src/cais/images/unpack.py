@@ -47,7 +47,8 @@ class Unpacker:
 
     async def unpack_tar(self, tar: Arrival) -> None:
         """Unpack what is still arriving; ``tar.digest`` is its diff_id."""
-        await self.workers.run(unpack_arriving, self.root, tar.path, tar.size, tar.digest)
+        limits = self.layers.limits
+        await self.workers.run(unpack_arriving, self.root, tar.path, tar.size, tar.digest, limits)
 
     def lowers(self, diff_ids: Sequence[Digest]) -> tuple[str, ...]:
         """The folders to mount, top first. Raises NotFound if the layers are not ready."""
@@ -63,7 +64,8 @@ class Unpacker:
 
     async def unpack_blob(self, diff_id: Digest, blob: Digest) -> None:
         """Unpack a layer that is here as a whole; both digests are leased by the caller. Raises Corrupt, Invalid."""
-        await self.workers.run(unpack_layer, self.root, self.content.path(blob), diff_id)
+        path, limits = self.content.path(blob), self.layers.limits
+        await self.workers.run(unpack_layer, self.root, path, diff_id, limits)
 
     async def _unpack(self, diff_id: Digest, blob: Digest) -> LoadEvent:
         await self.unpack_blob(diff_id, blob)
@@ -75,7 +77,8 @@ class Unpacker:
         diff_ids = _diff_ids(image)
         if not self.is_ready(diff_ids):
             blobs = [self.content.path(layer.digest) for layer in image.manifest.layers]
-            await self.workers.run(ensure_layers, self.root, blobs, list(diff_ids))
+            limits = self.layers.limits
+            await self.workers.run(ensure_layers, self.root, blobs, list(diff_ids), limits)
 
 
 def _diff_ids(image: PlatformImage) -> tuple[Digest, ...]:

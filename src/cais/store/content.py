@@ -3,7 +3,7 @@
 import hashlib
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -11,6 +11,7 @@ from typing import BinaryIO
 from cais.errors import Corrupt, Invalid, NotFound
 from cais.spec.descriptor import Index, format_manifest
 from cais.spec.digest import Digest, digest_bytes, parse_digest
+from cais.store.ingest import Ingest
 
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _TEMPORARY = ".tmp-"
@@ -21,21 +22,36 @@ _READ_LIMIT = 16 << 20
 
 
 class Writer:
-    """One blob on its way in; made by ``Content.writer``. Hashes what it writes."""
+    """One blob on its way in; made by ``Content.writer`` and ``Content.resume``. Hashes what it writes.
 
-    def __init__(self, content: "Content", path: Path, algorithm: str) -> None:
+    ``file`` is open at ``path``. ``keeps``: what is not committed stays there for another try.
+    """
+
+    def __init__(
+        self, content: "Content", path: Path, file: BinaryIO, algorithm: str, *, keeps: bool = False
+    ) -> None:
         self._content = content
         self._path = path
         self._algorithm = algorithm
         self._hash = hashlib.new(algorithm)
-        self._file = path.open("xb", buffering=0)
+        self._file = file
+        self._keeps = keeps
+        self._committed = False
         self.size = 0
-        """Bytes written so far."""
+        """Bytes written so far, those of earlier tries included."""
 
     @property
     def path(self) -> Path:
         """Where the bytes are until ``commit``; they can be read from there while they arrive."""
         return self._path
+
+    def catch_up(self) -> None:
+        """Hash what an earlier try left; before the first ``write``. Raises OSError."""
+        # A file of its own: if the caller is cancelled, ours is closed while this thread still reads.
+        with self._path.open("rb", buffering=0) as file:
+            while chunk := file.read(_CHUNK):
+                self._hash.update(chunk)
+                self.size += len(chunk)
 
     def write(self, chunk: bytes | bytearray | memoryview) -> None:
         """Append ``chunk``. Raises OSError."""
@@ -54,24 +70,33 @@ class Writer:
         target = self._content.path(digest)
         target.parent.mkdir(exist_ok=True)
         self._path.rename(target)
+        self._committed = True
         return digest
 
+    def drop(self) -> None:
+        """These bytes are of no use to another try."""
+        self._keeps = False
+
     def close(self) -> None:
-        """Drop what was not committed. Idempotent."""
+        """Drop what was not committed, unless it is kept. Idempotent."""
         self._file.close()
-        self._path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if not self._committed and not (self._keeps and self._path.stat().st_size):
+                self._path.unlink()
 
 
 class Content:
     """``root`` is the layout folder: ``blobs/<algorithm>/<hex>``, ``oci-layout``, ``index.json``.
 
     Nothing is synced while writing: a crash of the engine cannot hurt a rename, and after a crash of the machine
-    ``sweep`` checks every blob that was never ``settle``d. Safe to use from several processes.
+    ``sweep`` checks every blob that was never ``settle``d. Safe to use from several processes, but for ``ingest``,
+    which is the engine's own.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._blobs = root / "blobs"
+        self.ingest = Ingest(root / "ingest")
         (self._blobs / "sha256").mkdir(mode=0o700, parents=True, exist_ok=True)
         root.chmod(0o700)
         if not (root / "oci-layout").exists():
@@ -118,11 +143,31 @@ class Content:
     @contextmanager
     def writer(self, algorithm: str = "sha256") -> Iterator[Writer]:
         """A writer for one blob; leaving the block without ``commit`` leaves nothing behind."""
-        writer = Writer(self, self._root / f"{_TEMPORARY}{uuid.uuid4().hex}", algorithm)
+        path = self._root / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        writer = Writer(self, path, path.open("xb", buffering=0), algorithm)
         try:
             yield writer
         finally:
             writer.close()
+
+    @contextmanager
+    def resume(self, digest: Digest) -> Iterator[Writer]:
+        """A writer that goes on where an earlier one for this blob stopped: call ``catch_up`` first.
+
+        Leaving the block without ``commit`` keeps the bytes, unless they were ``drop``ped. If somebody else is
+        writing this blob just now, it is a plain ``writer``.
+        """
+        file = self.ingest.open(digest)
+        if file is None:
+            with self.writer(digest.algorithm) as writer:
+                yield writer
+            return
+        writer = Writer(self, self.ingest.path(digest), file, digest.algorithm, keeps=True)
+        try:
+            yield writer
+        finally:
+            writer.close()
+            self.ingest.release(digest)
 
     def verify(self, digest: Digest) -> None:
         """Read the blob through. Raises NotFound or Corrupt."""
@@ -146,6 +191,16 @@ class Content:
                     found.append(parse_digest(f"{folder.name}:{name}"))
         return found
 
+    def strays(self) -> Sequence[Path]:
+        """Files that are no blobs and no part of the layout: left behind, unless somebody is writing right now."""
+        known = {"blobs", "ingest", "oci-layout", "index.json", _SETTLED}
+        found = [self._root / name for name in os.listdir(self._root) if name not in known]
+        digests = set(map(self.path, self.list()))
+        found += [
+            path for folder in self._blobs.iterdir() for path in folder.iterdir() if path not in digests
+        ]
+        return [*found, *self.ingest.strays()]
+
     def write_index(self, index: Index) -> None:
         """Replace ``index.json``, by which other tools find the images in this folder."""
         self._replace(self._root / "index.json", format_manifest(index))
@@ -157,6 +212,7 @@ class Content:
         """
         for path in self._root.glob(f"{_TEMPORARY}*"):
             path.unlink(missing_ok=True)
+        self.ingest.sweep()
         boot, _, settled = self._read_settled().partition(" ")
         if boot == _boot_id():
             return

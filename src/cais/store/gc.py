@@ -42,8 +42,8 @@ class Lease:
 
 
 class Leases:
-    """All leases of this engine. They end with it: what a killed engine was loading is swept by the next
-    one."""
+    """All leases of this engine. They end with it: what a killed engine was loading is swept by the next one. What it
+    was pulling has a note (``Ingest``)."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -127,12 +127,13 @@ def collect(
 
     From the moment when ``roots`` were read until the end, no lease may end (its holder may just have
     written a name that ``roots`` do not have). May be killed and repeated: whatever it removes is
-    unreferenced already.
+    unreferenced already. What waits for another try of its pull has its time, and then goes.
     """
     with leases.lock:
-        marks = mark(content, {*roots, *leases.digests()})
+        freed = content.ingest.clean()
+        marks = mark(content, {*roots, *leases.digests(), *content.ingest.noted()})
         before = set(layers.list())
-        freed = layers.prune(marks.stacks)
+        freed += layers.prune(marks.stacks)
         for digest in content.list():
             if digest not in marks.digests:
                 freed += content.size(digest)

@@ -59,6 +59,8 @@ def _dump(result: tuple[bool, Any]) -> bytes:
 
 
 def _leave(*_: object) -> NoReturn:
+    # Once only: both the engine and our reader may say it, and a second time would break off the clean-up.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise SystemExit(0)
 
 

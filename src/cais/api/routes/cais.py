@@ -1,11 +1,14 @@
 """Routes that only Cais has: explain, and the check for leaks."""
 
+from typing import Any
+
 from aiohttp import web
 
 from cais.api.call import Call
 from cais.api.replies import json_reply
 from cais.api.router import Route
 from cais.api.services import Services
+from cais.images.check import Damage
 
 
 class CaisRoutes:
@@ -19,6 +22,7 @@ class CaisRoutes:
         return [
             Route("GET", "/cais/containers/*/explain", self.explain),
             Route("GET", "/cais/system/check", self.check),
+            Route("POST", "/cais/system/repair", self.repair),
         ]
 
     async def explain(self, call: Call) -> web.Response:
@@ -26,6 +30,32 @@ class CaisRoutes:
         return json_reply(await self._services.containers.explain(call.name, self._services.cgroups))
 
     async def check(self, call: Call) -> web.Response:
-        """What was left behind, and how much is there."""
+        """What was left behind, and how much is there; with ``content=1`` what is wrong in the store, with ``deep=1``
+        by comparing every file of every layer."""
         services = self._services
-        return json_reply(await services.containers.check(services.cgroups, services.networks))
+        answer = await services.containers.check(services.cgroups, services.networks)
+        if call.flag("content"):
+            standing = services.containers.standing()
+            found = await services.images.check(standing, deep=call.flag("deep"))
+            answer["Damage"] = [damage_reply(damage) for damage in found]
+        return json_reply(answer)
+
+    async def repair(self, call: Call) -> web.Response:
+        """As ``check``, and mend what can be mended."""
+        services = self._services
+        standing = services.containers.standing()
+        found = [*await services.images.check(standing, deep=call.flag("deep"), repair=True)]
+        found += await services.containers.repair(services.cgroups, services.networks)
+        answer = await services.containers.check(services.cgroups, services.networks)
+        return json_reply({**answer, "Damage": [damage_reply(damage) for damage in found]})
+
+
+def damage_reply(damage: Damage) -> dict[str, Any]:
+    """One thing that is or was wrong."""
+    return {
+        "Kind": damage.kind,
+        "Name": damage.name,
+        "Problem": damage.problem,
+        "Images": list(damage.names),
+        "Repair": damage.repair,
+    }

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from cais.errors import Corrupt
 from cais.spec.digest import Digest
@@ -32,6 +32,19 @@ class AppliedLayer:
     hides_all: bool
 
 
+@runtime_checkable
+class Abandonable(Protocol):
+    """A source that may be waiting for bytes which nobody wants any more."""
+
+    def abandon(self) -> None:
+        """End a ``read`` that waits in another thread, with an error. Idempotent."""
+        ...
+
+
+def _nothing() -> None:
+    """For sources that never wait."""
+
+
 def apply_layer(
     blob: BinaryIO | Path,
     target: Path,
@@ -55,7 +68,8 @@ def apply_layer(
     root = os.open(target, FOLDER_FLAGS)
     tree = Tree(root, limits, below)
     try:
-        with Stream(read_chunks(blob, limits)) as stream:
+        abandon = blob.abandon if isinstance(blob, Abandonable) else _nothing
+        with Stream(read_chunks(blob, limits), abandon=abandon) as stream:
             writer = LayerWriter(tree, stream, limits, below)
             writer.write_all()
             found, length = stream.drain()

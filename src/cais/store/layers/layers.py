@@ -5,13 +5,13 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from cais.errors import Invalid, NotFound
 from cais.spec.digest import Digest, chain_ids, parse_digest
-from cais.store.layers.apply import apply_layer
+from cais.store.layers.apply import AppliedLayer, apply_layer
 from cais.store.layers.fit import Fit, choose_fit, make_attribute_folders
 from cais.store.layers.limits import DEFAULT_LIMITS, Limits
 from cais.store.layers.lower import LowerView
@@ -39,7 +39,7 @@ class Layers:
 
     def __init__(self, root: Path, *, limits: Limits = DEFAULT_LIMITS) -> None:
         self._root = root / "layers"
-        self._limits = limits
+        self.limits = limits
         self._lowers: dict[Digest, tuple[str, ...]] = {}
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Layers hold setuid programs and device nodes: nobody but root may walk in (CVE-2021-41091).
@@ -61,21 +61,22 @@ class Layers:
         with self._temporary() as folder:
             try:
                 target = _make_target(folder)
-                applied = apply_layer(blob, target, diff_id=diff_id, limits=self._limits)
-                record = LayerRecord(
-                    diff_id=diff_id,
-                    size=applied.size,
-                    entries=applied.entries,
-                    implied=applied.implied,
-                    assumed=applied.assumed,
-                    whiteouts=applied.whiteouts,
-                    hides_all=applied.hides_all,
-                    boot=_boot_id(),
-                )
+                applied = apply_layer(blob, target, diff_id=diff_id, limits=self.limits)
+                record = _record(applied)
             except NeedsLower:
                 shutil.rmtree(target)
                 record = LayerRecord(diff_id=diff_id, needs_lower=True, boot=_boot_id())
             self._commit(folder, record, _name(diff_id))
+
+    def unpack_new(self, tar: BinaryIO) -> Digest:
+        """Unpack a layer whose diff_id is known only when all of it has been read, and return that. Idempotent.
+
+        Raises as ``unpack``.
+        """
+        with self._temporary() as folder:
+            applied = apply_layer(tar, _make_target(folder), limits=self.limits)
+            self._commit(folder, _record(applied), _name(applied.diff_id))
+            return applied.diff_id
 
     def has(self, diff_id: Digest) -> bool:
         """Whether the layer is unpacked."""
@@ -109,16 +110,32 @@ class Layers:
         return known
 
     def list(self) -> list[Digest]:
-        """The diff_ids of all unpacked layers."""
-        return [parse_digest(name.replace("-", ":", 1)) for name in self._names() if name[0] not in ".c"]
+        """The diff_ids of all unpacked layers; other folders among them are passed over."""
+        found = []
+        for name in self._names():
+            with suppress(Invalid):
+                found.append(parse_digest(name.replace("-", ":", 1)))
+        return found
+
+    def folders(self) -> Sequence[str]:
+        """The names of all folders: layers, chains, and whatever else lies there."""
+        return self._names()
+
+    def scratch(self) -> AbstractContextManager[Path]:
+        """A folder on the same file system for the time of a block; the next sweep takes it if we die."""
+        return self._temporary()
 
     def remove(self, diff_id: Digest) -> int:
         """Remove the layer and what was made from it for chains; returns the bytes freed. Idempotent."""
         freed = self._remove(_name(diff_id))
         for name in self._names():
-            if name.startswith(_CHAIN) and self._read(name).diff_id == diff_id:
+            if name.startswith(_CHAIN) and self._diff_id_of(name) == diff_id:
                 freed += self._remove(name)
         return freed
+
+    def discard(self, name: str) -> None:
+        """Remove one of ``folders``, whatever it is. Idempotent."""
+        self._remove(name)
 
     def prune(self, keep: Iterable[Sequence[Digest]]) -> int:
         """Remove every layer and chain that is in none of the stacks ``keep``; returns the bytes freed."""
@@ -160,7 +177,7 @@ class Layers:
             size, hides_all = 0, record.hides_all
             if fit is Fit.COPY:
                 applied = apply_layer(
-                    blob, _make_target(folder), diff_id=diff_id, limits=self._limits, below=below
+                    blob, _make_target(folder), diff_id=diff_id, limits=self.limits, below=below
                 )
                 size, hides_all = applied.size, applied.hides_all
             elif fit is Fit.ATTRIBUTES:
@@ -202,25 +219,39 @@ class Layers:
         except (NotFound, Invalid):
             return ""
 
+    def _diff_id_of(self, name: str) -> Digest | None:
+        try:
+            return self._read(name).diff_id
+        except (NotFound, Invalid):
+            return None
+
     @contextmanager
     def _temporary(self) -> Iterator[Path]:
         folder = self._root / f"{_TEMPORARY}{uuid.uuid4().hex}"
-        folder.mkdir(mode=0o700)
         try:
+            folder.mkdir(mode=0o700)
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)  # gone already if it was committed
+            try:
+                shutil.rmtree(folder, ignore_errors=True)  # gone already if it was committed
+            except SystemExit:
+                # A worker is told to end just now; it is told once only.
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
 
     def _commit(self, folder: Path, record: LayerRecord, name: str) -> None:
         (folder / _RECORD).write_bytes(format_record(record))
-        try:
-            folder.rename(self._root / name)
-        except OSError as error:
-            if error.errno not in (
-                errno.EEXIST,
-                errno.ENOTEMPTY,
-            ):  # another worker was faster, with the same bytes
-                raise
+        for _ in range(2):
+            try:
+                folder.rename(self._root / name)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                if (self._root / name / _RECORD).exists():
+                    return  # another worker was faster, with the same bytes
+                self._remove(name)  # no layer: it would be in the way for ever
+            else:
+                return
 
     def _remove(self, name: str) -> int:
         self._lowers.clear()
@@ -233,20 +264,38 @@ class Layers:
             (self._root / name).rename(trash)
         except FileNotFoundError:
             return 0
-        shutil.rmtree(trash, ignore_errors=True)
+        if trash.is_dir() and not trash.is_symlink():
+            shutil.rmtree(trash, ignore_errors=True)
+        else:
+            trash.unlink()
         return size
 
 
-def unpack_layer(root: Path, blob: Path, diff_id: Digest) -> None:
+def unpack_layer(root: Path, blob: Path, diff_id: Digest, limits: Limits = DEFAULT_LIMITS) -> None:
     """``Layers(root).unpack``, for a worker."""
-    Layers(root).unpack(blob, diff_id)
+    Layers(root, limits=limits).unpack(blob, diff_id)
 
 
-def ensure_layers(root: Path, blobs: Sequence[Path], diff_ids: Sequence[Digest]) -> None:
+def ensure_layers(
+    root: Path, blobs: Sequence[Path], diff_ids: Sequence[Digest], limits: Limits = DEFAULT_LIMITS
+) -> None:
     """``Layers(root).ensure`` for a whole stack, bottom first, for a worker."""
-    layers = Layers(root)
+    layers = Layers(root, limits=limits)
     for index, (blob, diff_id) in enumerate(zip(blobs, diff_ids, strict=True)):
         layers.ensure(blob, diff_id, diff_ids[:index])
+
+
+def _record(applied: AppliedLayer) -> LayerRecord:
+    return LayerRecord(
+        diff_id=applied.diff_id,
+        size=applied.size,
+        entries=applied.entries,
+        implied=applied.implied,
+        assumed=applied.assumed,
+        whiteouts=applied.whiteouts,
+        hides_all=applied.hides_all,
+        boot=_boot_id(),
+    )
 
 
 def _name(digest: Digest) -> str:

@@ -23,9 +23,11 @@ class Stream:
     files are written on another.
     """
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
+    def __init__(self, chunks: Iterator[bytes], *, abandon: Callable[[], None] = lambda: None) -> None:
+        """``abandon``: ends the waiting of whoever makes ``chunks``; called when nobody wants more of them."""
         self._queue: SimpleQueue[bytes | BaseException | None] = SimpleQueue()
         self._room = Semaphore(_AHEAD)
+        self._abandon = abandon
         self._stopped = False
         self._hash = hashlib.sha256()
         self._view = EMPTY
@@ -41,6 +43,7 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopped = True
+        self._abandon()
         self._room.release()
         self._thread.join()
 

@@ -39,6 +39,14 @@ class Overlay:
         folder = self._folder(key)
         if (folder / "lower").exists():
             raise AlreadyExists(f"snapshot {key} exists")
+        try:
+            self._make(folder, lowers)
+        except BaseException:
+            self._trash.put(folder)  # a full disk must not be left with what is no snapshot
+            raise
+        return self._mount(folder, lowers)
+
+    def _make(self, folder: Path, lowers: tuple[str, ...]) -> None:
         if not self._take(folder):
             folder.mkdir(mode=0o710, exist_ok=True)
             for path in (folder / "upper", folder / "work"):
@@ -50,7 +58,6 @@ class Overlay:
         temporary = folder / _NEW_RECORD
         temporary.write_text(json.dumps([self._short(path) for path in lowers]))
         temporary.rename(folder / "lower")
-        return self._mount(folder, lowers)
 
     def stock(self, count: int, files: tuple[str, ...]) -> None:
         """Snapshots.stock."""
