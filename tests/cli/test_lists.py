@@ -7,7 +7,7 @@ import pytest
 from cais.cli.explain import format_explain
 from cais.cli.images import split_names
 from cais.cli.main import run
-from cais.cli.progress import format_bar
+from cais.cli.progress import format_bar, format_pace, format_span
 from cais.cli.ps import format_image, format_ports
 from cais.cli.table import format_table
 
@@ -180,6 +180,14 @@ def test_bar() -> None:
         {"current": 1, "total": 2}
     )
     assert format_bar({"current": 9, "total": 2}) == f" [{'=' * 30}] 100%"
+
+
+def test_pace():
+    """Rate and time left, once there is something to say; nothing when it is over or has not begun."""
+    assert format_pace(30_000_000, 60_000_000, 2.0) == "  15MB/s  4s left"
+    assert format_pace(1000, 500_000, 1.0) == "  1kB/s  8m20s left"
+    assert [format_pace(0, 9, 5.0), format_pace(9, 0, 5.0), format_pace(9, 9, 0.1)] == ["", "", ""]
+    assert [format_span(each) for each in (0, 59, 61, 7380)] == ["0s", "59s", "1m01s", "2h03m"]
 
 
 def test_explain_is_one_screen() -> None:
