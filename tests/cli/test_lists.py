@@ -182,7 +182,7 @@ def test_bar() -> None:
     assert format_bar({"current": 9, "total": 2}) == f" [{'=' * 30}] 100%"
 
 
-def test_pace():
+def test_pace() -> None:
     """Rate and time left, once there is something to say; nothing when it is over or has not begun."""
     assert format_pace(30_000_000, 60_000_000, 2.0) == "  15MB/s  4s left"
     assert format_pace(1000, 500_000, 1.0) == "  1kB/s  8m20s left"
