@@ -93,13 +93,17 @@ def make_blocks(tar: Path, size: int, seed: int) -> Layer:
     return make_layer(tar, level=1)
 
 
-def make_small_files(tar: Path, count: int) -> Layer:
+def make_small_files(tar: Path, count: int, seed: int = 1) -> Layer:
     """``count`` files of a few hundred bytes in folders of a hundred."""
-    noise = random.Random(1)
+    noise = random.Random(seed)
     with tarfile.open(tar, "w") as archive:
         for number in range(count):
+            if number % 100 == 0:
+                folder = tarfile.TarInfo(f"small{seed}-{number // 100}")
+                folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+                archive.addfile(folder)
             data = noise.randbytes(100) + b"small file\n" * noise.randrange(50)
-            info = tarfile.TarInfo(f"small/{number // 100}/{number}")
+            info = tarfile.TarInfo(f"small{seed}-{number // 100}/{number}")
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     return make_layer(tar)

@@ -135,6 +135,17 @@ async def test_a_killed_worker_is_unavailable_and_replaced(workers: Workers) -> 
     await wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
 
+async def test_a_worker_can_be_had_ready(workers: Workers) -> None:
+    """One is started before there is work, which it then gets; with one there, no more come."""
+    workers.warm()
+    workers.warm()
+    (pid,) = workers.pids()
+    assert await workers.run(os.getpid) == pid
+    await workers.close()
+    workers.warm()
+    assert workers.pids() == []
+
+
 async def test_idle_workers_end() -> None:
     """An engine at rest has none; the next work starts one anew."""
     pool = Workers(1, idle=0.05)

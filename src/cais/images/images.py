@@ -238,8 +238,8 @@ class Images:
             image = self._catalog.get(self._catalog.find_id(request.name))
             self._pusher.note_pulled(request.reference, image)
             self._catalog.used.note(image.id)
+        # No collection: all that came is needed, and looking through everything takes longer than a small pull.
         self._settle_later()
-        await self.collect()
 
     async def import_root(
         self,
@@ -447,6 +447,7 @@ class Images:
         asyncio.get_running_loop().run_in_executor(None, self._settle)
 
     def _settle(self) -> None:
+        self._content.ingest.clean()
         self._content.settle()
         self._layers.settle()
 

@@ -127,6 +127,7 @@ class Puller:
     async def _fetch_manifest(
         self, repository: Repository, digest: Digest | None, lease: Lease
     ) -> tuple[Descriptor, Manifest | Index]:
+        self._unpacker.workers.warm()  # what is new has layers to unpack
         found = await repository.fetch_manifest(digest)
         described = _describe(found.digest, found.data, found.media_type)
         await self._store(found.digest, found.data, lease)

@@ -108,6 +108,11 @@ class Workers:
         answer: T = result
         return answer
 
+    def warm(self) -> None:
+        """Have one process ready: there will be work soon, and an interpreter takes a while to come up."""
+        if not self._closed and not self._free and not self._busy:
+            self._give_back(_Worker())
+
     async def _call(self, function: Callable[..., T], request: bytes) -> bytes:
         worker = self._take()
         self._busy.add(worker)
