@@ -197,6 +197,7 @@ def test_sysctls_of_the_network_only_in_a_network_of_its_own() -> None:
     """Docker's two defaults do not touch the host."""
     assert "net.ipv4.ping_group_range" in spec_of(HostConfig(network_mode="none")).linux.sysctl
     assert spec_of(HostConfig(network_mode="host")).linux.sysctl == {}
+    assert spec_of(HostConfig(network_mode="bridge")).linux.sysctl == {}  # network/wiring.py has set them
     spec = spec_of(HostConfig(network_mode="host", sysctls={"kernel/shmmax": "1"}))
     assert spec.linux.sysctl == {"kernel.shmmax": "1"}
 

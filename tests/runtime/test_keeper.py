@@ -219,6 +219,26 @@ async def test_a_limit_that_the_kernel_refuses_leaves_nothing(box: Box) -> None:
     assert Path(f"/proc/{parent}/task/{parent}/children").read_text().split() == [str(first)]
 
 
+def mounts_held(pid: int) -> list[str]:
+    """The mount namespaces that a process has open."""
+    links = (os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd"))
+    return [link for link in links if link.startswith("mnt:")]
+
+
+async def test_a_containers_mounts_end_with_it(box: Box) -> None:
+    """The keeper holds them until it has told the exit, and no longer; those of a start that fails too."""
+    state = await box.start("run", "sleep", "100")
+    keeper = int(Path(f"/proc/{state.pid}/stat").read_text().rpartition(")")[2].split()[1])
+    assert mounts_held(keeper) == [os.readlink(f"/proc/{state.pid}/ns/mnt")]
+    with pytest.raises(TaskFailed):
+        await box.start("other", "/nowhere")
+    assert len(mounts_held(keeper)) == 1
+    await box.driver.kill("run", signal.SIGKILL)
+    await box.ended()
+    await box.driver.list()  # answered after the keeper has done with the end
+    assert mounts_held(keeper) == []
+
+
 async def test_mount_targets_are_made_and_stay_inside(box: Box) -> None:
     """A bind's target is created; a link in the image that points to the host leads to the image's own path."""
     folder = box.base / "shared"

@@ -245,9 +245,9 @@ def cgroup_path(record: Record, config: Config) -> str:
 
 
 def sysctls(record: Record) -> dict[str, str]:
-    """Those asked for; in a network namespace of its own also unprivileged ping and low ports, as Docker."""
-    mode = record.host.network_mode
-    own = mode != "host" and not shared_with(mode)
+    """Those asked for; in a network namespace that the runtime makes also unprivileged ping and low ports, as Docker.
+    A namespace that a network made has them already."""
+    own = record.host.network_mode == "none" or record.config.network_disabled
     defaults = {"net.ipv4.ping_group_range": "0 2147483647", "net.ipv4.ip_unprivileged_port_start": "0"}
     # A key with slashes only is the same in dots (sysctl(8)).
     return (defaults if own else {}) | {

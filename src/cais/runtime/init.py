@@ -172,6 +172,7 @@ def join_container(child: Child) -> None:
     for flag in NAMESPACE_FLAGS.values():
         flags |= flag
     syscalls.setns(child.pidfd, flags, "container")
+    rootfs.hold_root()
 
 
 def fork_into_pid_namespace(child: Child) -> None:

@@ -242,6 +242,8 @@ class Keeper:
         process.sync.setblocking(False)
         self.watch(process.sync.fileno(), select.EPOLLIN, lambda _: self.on_child(process))
         self.watch(process.pidfd, select.EPOLLIN, lambda _: self.on_end(process))
+        if resources is not None and not process.changes_pid:
+            process.hold_mounts()
         if not process.terminal and not process.changes_pid:
             self.make_ready(process)
 
@@ -385,6 +387,7 @@ class Keeper:
             return
         failure = describe_failure(text, report, status)
         os.close(process.pidfd)
+        process.drop_mounts()
         if process.io is not None:
             process.io.on_finished = lambda: None
             process.io.finish()
@@ -444,6 +447,7 @@ class Keeper:
         # Streams and process know each other; without this only the collector, which is off, could free them.
         process.io = None
         self.tell({"event": "exit", **(process.exit or {})})
+        process.drop_mounts()  # before any other request: the next start may want the same folders
         if (
             not process.exec_id
         ):  # after the answer: ten hierarchies take a while, and no request comes in between

@@ -148,6 +148,17 @@ def open_bind(mount: dict[str, Any]) -> int:
     return fd
 
 
+class _Root:
+    """A descriptor of the container's root, opened once: forty paths of a start are resolved below it."""
+
+    fd = -1
+
+
+def hold_root() -> None:
+    """From here on "/" is the container's."""
+    _Root.fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
 def enter_root(root: int, place: str) -> None:
     """Make the detached mount ``root`` this namespace's root; ``place`` is any empty folder, used for a
     moment.
@@ -164,16 +175,13 @@ def enter_root(root: int, place: str) -> None:
     mounts.detach(".")
     os.close(old)
     os.chdir("/")
+    hold_root()
 
 
 def open_inside(path: str, flags: int = 0, *, follow: bool = True) -> int:
     """An O_PATH descriptor of ``path`` below the container's root, through ordinary links only (or none)."""
-    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        rules = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | (0 if follow else RESOLVE_NO_SYMLINKS)
-        return openat2(root, path, flags | os.O_PATH, rules)
-    finally:
-        os.close(root)
+    rules = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | (0 if follow else RESOLVE_NO_SYMLINKS)
+    return openat2(_Root.fd, path, flags | os.O_PATH, rules)
 
 
 def ensure_folder(path: str, mode: int = 0o755, *, follow: bool = True, links: int = 40) -> int:
