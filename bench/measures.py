@@ -9,11 +9,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from bench.http import Api
 from bench.sides import CAIS, Cais, Dockerd, Side, wait_until
 
 PLAIN = {"Image": "busybox", "Cmd": ["true"]}
+PAUSE = 0.1
+"""Seconds between two runs that are not in a row."""
 SLEEPER = {"Image": "busybox", "Cmd": ["sleep", "100000"]}
 
 
@@ -95,24 +98,32 @@ def whole_life(side: Side) -> Callable[[], float]:
 
 
 def api_life(cais: Cais, rival: Dockerd, runs: int) -> list[Row]:
-    """Create, start, wait, remove, beside a bare `crun run` of dockerd's own bundle: blocks of ten in turn,
-    in a row (sustained) and with time between them for the pool to fill (warm); dockerd's clearing away is
-    waited for."""
-    bundle = make_bundle(rival)
-    sustained, warm, bare, theirs = [], [], [], []
+    """Create, start, wait, remove, beside a bare `crun run` of dockerd's own bundle, in three rhythms: in turns, in
+    turns with a pause before each (a processor that has slept is slower for everybody, and so are some acts of a
+    kernel that was quiet), and ten of one in a row. dockerd's clearing away is waited for."""
     act, other = whole_life(cais), whole_life(rival)
     act()
-    for _ in range(max(runs // 10, 2)):
-        sustained += [act() for _ in range(10)]
-        time.sleep(1)
-        bare += crun_times(rival, bundle, 10)
-        warm += [act() for _ in range(10) if time.sleep(0.1) is None]
-    for _ in range(max(runs // 10, 2)):
-        theirs += [other() for _ in range(5)]
+    turns: list[list[float]] = [[], []]
+    paused: list[list[float]] = [[], []]
+    rows: list[list[float]] = [[], []]
+    with Crun(rival) as crun:
+        sides = (act, crun.run)
+        for _ in range(max(runs // 10, 3)):
+            for found, side in [pair for _ in range(10) for pair in zip(turns, sides, strict=True)]:
+                found.append(side())
+            for found, side in [pair for _ in range(10) for pair in zip(paused, sides, strict=True)]:
+                time.sleep(PAUSE)
+                found.append(side())
+            for found, side in zip(rows, sides, strict=True):
+                found += [side() for _ in range(10)]
+                time.sleep(1)
+    theirs = [other() for _ in range(max(runs // 2, 10))]
+    ours = median_ms(turns[0])
     return [
-        Row("API create+start+wait+remove / crun run", median_ms(warm), median_ms(bare), "ms", 1.5, 1.0),
-        Row("same, sustained (10 in a row)", median_ms(sustained), median_ms(bare), "ms"),
-        Row("same / dockerd", median_ms(warm), median_ms(theirs), "ms"),
+        Row("API create+start+wait+remove / crun run, in turns", ours, median_ms(turns[1]), "ms", 1.5, 1.0),
+        Row("same, 0.1 s before each", median_ms(paused[0]), median_ms(paused[1]), "ms", 1.5, 1.0),
+        Row("same, ten in a row", median_ms(rows[0]), median_ms(rows[1]), "ms"),
+        Row("same / dockerd", ours, median_ms(theirs), "ms"),
     ]
 
 
@@ -139,18 +150,34 @@ def make_bundle(rival: Dockerd) -> str:
 
 CRUN = """
 import subprocess, sys, time
-for n in range(int(sys.argv[2]) + 1):
+for n, _ in enumerate(sys.stdin):
     start = time.perf_counter()
     subprocess.run(["crun", "--cgroup-manager=cgroupfs", "run", "-b", sys.argv[1], "bench%d" % n], check=True)
-    if n: print(time.perf_counter() - start)
+    print(time.perf_counter() - start, flush=True)
 """
 
 
-def crun_times(rival: Dockerd, bundle: str, runs: int) -> list[float]:
-    """Seconds of bare `crun run`."""
-    (rival.rivals / "share" / "crun.py").write_text(CRUN)
-    command = [rival.tool, "sh", str(rival.rivals), "python3", "/share/crun.py", bundle, str(runs)]
-    return [float(line) for line in subprocess.check_output(command, text=True).split()]
+class Crun:
+    """Runs a bundle with crun, in the rivals' root, whenever it is told to."""
+
+    def __init__(self, rival: Dockerd) -> None:
+        (rival.rivals / "share" / "crun.py").write_text(CRUN)
+        self._command = [rival.tool, "sh", str(rival.rivals), "python3", "/share/crun.py", make_bundle(rival)]
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.run()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def run(self) -> float:
+        """Seconds of one bare `crun run`."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(b"\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
 
 
 def exec_cli(cais: Cais, rival: Dockerd, runs: int) -> list[Row]:
