@@ -1,0 +1,211 @@
+"""A build's context: the tar that a client sent, kept as it came and read by an index. Nothing of it is ever a path on
+this machine."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+import msgspec
+from msgspec.structs import replace
+
+from cais.build.tree import ROOT, Node, read_exactly, show
+from cais.errors import Invalid, NotFound
+from cais.spec.ignore import Ignore
+from cais.store.layers import tar
+from cais.store.layers.codec import read_chunks
+from cais.store.layers.limits import Limits
+from cais.store.layers.stream import Stream
+from cais.store.layers.tar import Entry, read_entries
+
+LIMITS = Limits()
+MAX_FILES = 2_000_000
+_DOCKERFILE_LIMIT = 4 << 20
+
+
+class Item(msgspec.Struct, frozen=True, gc=False):
+    """One member of the context. ``pieces``: where its bytes are, as (offset in the file, offset in the tar, length);
+    ``digest`` of its bytes, or of nothing."""
+
+    node: Node
+    digest: bytes = b""
+    pieces: tuple[tuple[int, int, int], ...] = ()
+
+
+class Index(msgspec.Struct, frozen=True):
+    """All members by path, sorted; every folder above a member is one, too. ``path``: the plain tar."""
+
+    path: str
+    items: dict[bytes, Item]
+
+
+def index_context(source: str, plain: str) -> Index:
+    """Read the tar at ``source``, compressed or not, once; for a worker or a thread. Owners do not count: files of a
+    context are root's. ``plain``: where the uncompressed tar is written if it has to be.
+
+    Raises Corrupt, Invalid (names that lead out, too many files).
+    """
+    with open(source, "rb", buffering=0) as raw:  # noqa: PTH123
+        head = raw.read(1 << 10)
+        raw.seek(0)
+        is_plain = head[257:262] == b"ustar" or not any(head)
+        if is_plain:
+            return _index(raw, source)
+        with open(plain, "w+b", buffering=0) as out:  # noqa: PTH123
+            for chunk in read_chunks(raw, LIMITS):
+                view = memoryview(chunk)
+                while view:
+                    view = view[out.write(view) :]
+            out.seek(0)
+            return _index(out, plain)
+
+
+def _index(file: BinaryIO, path: str) -> Index:
+    items: dict[bytes, Item] = {}
+    with Stream(iter(lambda: file.read(256 << 10), b"")) as stream:
+        for entry in read_entries(stream):
+            name = clean_member(entry.name)
+            if not name:
+                continue
+            _put(items, name, _read_item(entry, items, stream))
+            if len(items) > MAX_FILES:
+                raise Invalid(f"the context has more than {MAX_FILES} files")
+    return Index(path, dict(sorted(items.items())))
+
+
+def clean_member(name: bytes) -> bytes:
+    """The path in the context that a member's name means. Raises Invalid for one that leads out."""
+    parts: list[bytes] = []
+    for part in name.split(b"/"):
+        if part == b"..":
+            if not parts:
+                raise Invalid(f"forbidden path outside the build context: {show(name)}")
+            parts.pop()
+        elif part not in (b"", b"."):
+            parts.append(part)
+    if len(parts) > LIMITS.max_depth or len(name) > LIMITS.max_path:
+        raise Invalid(f"path in the build context is too long: {show(name[:100])}…")
+    return b"/".join(parts)
+
+
+def _put(items: dict[bytes, Item], name: bytes, item: Item) -> None:
+    """The last one of a name holds; what was below it goes, what is above it is a folder."""
+    old = items.get(name)
+    if old and old.node.is_folder and not item.node.is_folder:
+        for below in [path for path in items if path.startswith(name + b"/")]:
+            del items[below]
+    items[name] = item
+    above = name.rpartition(b"/")[0]
+    while above and not ((found := items.get(above)) and found.node.is_folder):
+        items[above] = Item(Node(tar.FOLDER, 0o755, mtime=item.node.mtime))
+        above = above.rpartition(b"/")[0]
+
+
+def _read_item(entry: Entry, items: dict[bytes, Item], stream: Stream) -> Item:
+    if entry.kind == tar.HARD_LINK:
+        target = items.get(clean_member(entry.link))
+        if target is None or target.node.is_folder:
+            raise Invalid(f"hard link in the build context leads nowhere: {show(entry.name)}")
+        if not target.node.identity:
+            target = replace(target, node=replace(target.node, identity=(len(items),)))
+            items[clean_member(entry.link)] = target
+        return target
+    offset = stream.offset
+    content = hashlib.sha256()
+    if entry.kind == tar.REGULAR:
+
+        def take(part: memoryview) -> int:
+            content.update(part)
+            return len(part)
+
+        stream.send(entry.size, take)
+    node = Node(
+        entry.kind,
+        entry.mode,
+        size=entry.real_size if entry.kind == tar.REGULAR else 0,
+        mtime=entry.mtime_ns // 1_000_000_000,
+        link=entry.link if entry.kind == tar.SYMLINK else b"",
+        device=entry.device,
+        xattrs={name: value for name, value in entry.xattrs.items() if _is_kept(name)},
+    )
+    pieces = []
+    for start, length in entry.sparse if entry.sparse is not None else ((0, entry.size),):
+        pieces.append((start, offset, length))
+        offset += length
+    if entry.sparse is not None:
+        content.update(repr((entry.sparse, entry.real_size)).encode())
+    return Item(node, content.digest(), tuple(pieces))
+
+
+def _is_kept(xattr: str) -> bool:
+    return xattr == "security.capability" or (
+        xattr.startswith("user.") and not xattr.startswith("user.overlay.")
+    )
+
+
+class Context:
+    """The tree of an index; ``ignore``: members that are not there for COPY."""
+
+    def __init__(self, index: Index, ignore: Ignore | None = None) -> None:
+        self._items = index.items
+        if ignore and ignore.rules:
+            self._items = {
+                path: item for path, item in index.items.items() if not ignore.excludes(os.fsdecode(path))
+            }
+        self._path = index.path
+        self._listing: dict[bytes, list[bytes]] | None = None
+        self._fd = -1
+
+    def look(self, path: bytes) -> Node | None:
+        """Tree.look."""
+        item = self._items.get(path)
+        return item.node if item else None if path else ROOT
+
+    def names(self, path: bytes) -> Sequence[bytes]:
+        """Tree.names."""
+        if self._listing is None:
+            self._listing = {}
+            for each in self._items:
+                folder, _, name = each.rpartition(b"/")
+                self._listing.setdefault(folder, []).append(name)
+        return self._listing.get(path, ())
+
+    def digest(self, path: bytes) -> bytes:
+        """Of the bytes of the file at ``path``; empty for other things."""
+        item = self._items.get(path)
+        return item.digest if item else b""
+
+    def read(self, path: bytes) -> Iterator[bytes]:
+        """Tree.read."""
+        if self._fd < 0:
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        item = self._items[path]
+        at = 0
+        for start, offset, length in item.pieces:
+            yield from _zeros(start - at)
+            yield from read_exactly(self._fd, offset, length)
+            at = start + length
+        yield from _zeros(item.node.size - at)
+
+    def read_text(self, path: str) -> bytes:
+        """A whole small file: a Dockerfile. Raises NotFound, Invalid."""
+        raw = clean_member(os.fsencode(path))
+        node = self.look(raw)
+        if node is None or node.kind != tar.REGULAR:
+            raise NotFound(f"cannot locate specified Dockerfile: {path}")
+        if node.size > _DOCKERFILE_LIMIT:
+            raise Invalid(f"{path} is larger than {_DOCKERFILE_LIMIT} bytes")
+        return b"".join(self.read(raw))
+
+    def close(self) -> None:
+        """Let go of the file. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _zeros(size: int) -> Iterator[bytes]:
+    while size > 0:
+        part = bytes(min(size, 256 << 10))
+        yield part
+        size -= len(part)

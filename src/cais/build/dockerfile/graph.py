@@ -1,0 +1,191 @@
+"""Which stages a build needs, and what they stand on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cais.build.dockerfile.fault import DockerfileError, suggest
+from cais.build.dockerfile.scope import Scope
+from cais.build.dockerfile.values import Copy, Dockerfile, Instruction, Run, Stage
+from cais.build.dockerfile.words import expand
+from cais.errors import Invalid
+from cais.spec.platform import Platform, parse_platform
+from cais.spec.reference import parse_reference
+
+SCRATCH = "scratch"
+Link = int | str
+"""What a stage or a ``from`` stands for: a stage's index, or an image's name (``scratch`` included)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One needed stage: its ``base``, the ``platform`` it is for, and ``sources``: what every ``--from`` in it, by its
+    text, stands for."""
+
+    stage: Stage
+    base: Link
+    platform: Platform | None
+    sources: dict[str, Link]
+
+    def needs(self) -> Iterator[Link]:
+        """What must be there first."""
+        yield self.base
+        yield from self.sources.values()
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """The needed stages by index, in the file's order; ``target`` is the one whose image is wanted."""
+
+    file: Dockerfile
+    nodes: dict[int, Node]
+    target: int
+
+    def order(self) -> list[int]:
+        """The stages, each after all that it needs; there are no cycles."""
+        found: dict[int, None] = {}
+        for start in self.nodes:
+            path = [(start, self.nodes[start].needs())] if start not in found else []
+            while path:
+                index, needs = path[-1]
+                link = next(needs, None)
+                if link is None:
+                    found[index] = None
+                    path.pop()
+                elif isinstance(link, int) and link not in found:
+                    path.append((link, self.nodes[link].needs()))
+        return list(found)
+
+    def images(self) -> list[tuple[str, Platform | None]]:
+        """The images that are needed, each with its platform, in order."""
+        found: dict[tuple[str, Platform | None], None] = {}
+        for node in self.nodes.values():
+            for link in node.needs():
+                if isinstance(link, str) and link != SCRATCH:
+                    found[link, node.platform] = None
+        return list(found)
+
+
+def make_graph(file: Dockerfile, scope: Scope, target: str = "") -> Graph:
+    """The stages that ``target`` (a name or number; empty: the last stage) needs. Raises DockerfileError."""
+    nodes: list[Node] = []
+    for stage in file.stages:
+        try:
+            nodes.append(_make_node(file, stage, scope))
+        except DockerfileError as error:
+            raise error.located(stage.line.lines, file.name, file.raw) from None
+    _refuse_cycles(file, nodes)
+    goal = find_target(file, target)
+    wanted = {goal}
+    waiting = [goal]
+    while waiting:
+        for link in nodes[waiting.pop()].needs():
+            if isinstance(link, int) and link not in wanted:
+                wanted.add(link)
+                waiting.append(link)
+    return Graph(file, {index: nodes[index] for index in sorted(wanted)}, goal)
+
+
+def find_target(file: Dockerfile, target: str) -> int:
+    """The index of the stage with this name or number. Raises DockerfileError."""
+    if not target:
+        return len(file.stages) - 1
+    named = _by_name(file, target.lower(), len(file.stages))
+    if named is not None:
+        return named
+    if target.isascii() and target.isdecimal() and int(target) < len(file.stages):
+        return int(target)
+    hint = suggest(target, [stage.base.name for stage in file.stages if stage.base.name])
+    raise DockerfileError(f"target stage {target!r} could not be found", hint=hint)
+
+
+def _by_name(file: Dockerfile, name: str, before: int) -> int | None:
+    """The last stage of that name among the first ``before``."""
+    for stage in reversed(file.stages[:before]):
+        if stage.base.name and stage.base.name == name:
+            return stage.index
+    return None
+
+
+def _make_node(file: Dockerfile, stage: Stage, scope: Scope) -> Node:
+    base = expand(stage.base.base, scope.globals, file.escape).text
+    if not base:
+        raise DockerfileError(
+            f"base name ({stage.base.base}) should not be blank",
+            hint="give the ARG a default or --build-arg a value",
+        )
+    platform = None
+    if stage.base.platform:
+        text = expand(stage.base.platform, scope.globals, file.escape).text
+        try:
+            platform = parse_platform(text)
+        except Invalid as error:
+            raise DockerfileError(f"failed to parse platform {text!r}: {error}") from None
+    earlier = _by_name(file, base.lower(), stage.index)
+    link: Link = base if earlier is None else earlier
+    if isinstance(link, str):
+        _check_image(link)
+    sources = {}
+    for instruction in stage.steps:
+        for text in from_texts(instruction):
+            try:
+                sources[text] = find_source(file, text)
+            except DockerfileError as error:
+                raise error.located(instruction.line.lines, file.name, file.raw) from None
+    return Node(stage, link, platform, sources)
+
+
+def find_source(file: Dockerfile, text: str) -> Link:
+    """What a ``from`` means: a stage's name or number, or else an image. Raises DockerfileError."""
+    named = _by_name(file, text.lower(), len(file.stages))
+    if named is not None:
+        return named
+    if text.isascii() and text.isdecimal():
+        if int(text) >= len(file.stages):
+            raise DockerfileError(f"invalid stage index {text}", hint=f"there are {len(file.stages)} stages")
+        return int(text)
+    _check_image(text)
+    return text
+
+
+def _check_image(name: str) -> None:
+    if name == SCRATCH:
+        return
+    if "$" in name:
+        raise DockerfileError(
+            f"variables are not possible in --from={name}", hint="name a stage: FROM image AS name"
+        )
+    try:
+        parse_reference(name)
+    except Invalid as error:
+        raise DockerfileError(f"failed to parse stage name {name!r}: {error}") from None
+
+
+def from_texts(instruction: Instruction) -> list[str]:
+    """The ``from`` of a COPY or of the mounts of a RUN, empty ones left out."""
+    value = instruction.value
+    if isinstance(value, Copy):
+        return [value.from_] if value.from_ else []
+    if isinstance(value, Run):
+        return [mount.from_ for mount in value.mounts if mount.from_]
+    return []
+
+
+def _refuse_cycles(file: Dockerfile, nodes: list[Node]) -> None:
+    done: set[int] = set()
+    for start in range(len(nodes)):
+        path: dict[int, Iterator[Link]] = {start: nodes[start].needs()} if start not in done else {}
+        while path:
+            index = next(reversed(path))
+            link = next(path[index], None)
+            if link is None:
+                done.add(index)
+                del path[index]
+            elif isinstance(link, int) and link in path:
+                stage = nodes[index].stage
+                error = DockerfileError(
+                    f"circular dependency detected on stage: {stage.label}",
+                    hint="a stage cannot take files from what is built on it",
+                )
+                raise error.located(stage.line.lines, file.name, file.raw)
+            elif isinstance(link, int) and link not in done:
+                path[link] = nodes[link].needs()

@@ -1,0 +1,230 @@
+"""The whole build before anything runs: every step of every needed stage with its key."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from msgspec.structs import replace as change
+
+from cais.build.context import Context
+from cais.build.dockerfile.evaluate import (
+    Act,
+    State,
+    Step,
+    child_state,
+    evaluate,
+    scratch_state,
+    start_state,
+    triggers_of,
+)
+from cais.build.dockerfile.fault import DockerfileError, Lines
+from cais.build.dockerfile.graph import SCRATCH, Graph, Link, Node, find_source, from_texts
+from cais.build.dockerfile.scope import Scope
+from cais.build.dockerfile.values import Dockerfile, Instruction
+from cais.build.keys import act_key, base_key, key_of
+from cais.build.refusals import check_act
+from cais.build.request import BuildRequest
+from cais.errors import Invalid, NotFound, Unsupported
+from cais.images.image import Image
+from cais.spec.platform import Platform, format_platform
+
+Resolve = Callable[[str, Platform | None], Awaitable[Image]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Base:
+    """An image that a stage stands on, or nothing."""
+
+    key: str
+    image: Image | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Op:
+    """One step that changes files. ``sources``: what its ``from``s stand for."""
+
+    key: str
+    act: Act
+    parent: "Point"
+    sources: Mapping[str, "Point"]
+    title: str
+    lines: Lines
+
+
+Point = Base | Op
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the image's history: of the step ``op``, or of the configuration alone, under ``key``."""
+
+    text: str
+    op: Op | None
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """One instruction in the file's order. ``key``: of its record; empty for FROM."""
+
+    title: str
+    key: str
+    op: Op | None = None
+    triggers: int = 0
+    is_trigger: bool = False
+    is_from: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """One stage. ``end`` is what its files are at the end; ``history`` what it adds to the base image's, parents
+    included."""
+
+    node: Node
+    base: Base
+    end: Point
+    state: State
+    steps: tuple[PlannedStep, ...]
+    history: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All needed stages by index, in order; ``args``: titles of the ARGs before the first FROM."""
+
+    file: Dockerfile
+    stages: dict[int, StagePlan]
+    target: StagePlan
+    args: tuple[str, ...]
+    platform: Platform
+
+
+@dataclass(slots=True)
+class Planner:
+    """``resolve`` gives an image, pulled if need be; ``platform`` the one to build for."""
+
+    graph: Graph
+    scope: Scope
+    context: Context
+    resolve: Resolve
+    platform: Platform
+    request: BuildRequest
+    _stages: dict[int, StagePlan] = field(default_factory=dict)
+    _bases: dict[tuple[str, Platform | None], Base] = field(default_factory=dict)
+
+    async def plan(self) -> Plan:
+        """Raises DockerfileError, NotFound, Invalid, and what resolving an image raises."""
+        for index in self.graph.order():
+            self._stages[index] = await self._stage(self.graph.nodes[index])
+        target = self._stages[self.graph.target]
+        titles = tuple(f"{step.line.name} {step.line.rest}" for step in self.graph.file.args)
+        stages = {index: self._stages[index] for index in sorted(self._stages)}
+        return Plan(self.graph.file, stages, target, titles, self.platform)
+
+    async def _stage(self, node: Node) -> StagePlan:
+        base, end, state, history, on_build = await self._start(node)
+        line = node.stage.line
+        file = self.graph.file
+        triggers = self._locate(line.lines, lambda: triggers_of(on_build, line.lines, file.escape))
+        title = f"{line.name} {' '.join((*line.flags, line.rest))}"
+        steps = [PlannedStep(title, "", triggers=len(triggers), is_from=True)]
+        builder = _StageBuilder(self, node, end, state, list(history), steps)
+        for index, instruction in enumerate((*triggers, *node.stage.steps)):
+            await builder.add(instruction, trigger=index < len(triggers))
+        if node.stage.index == self.graph.target and self.request.labels:
+            builder.add_labels(self.request.labels)
+        return StagePlan(node, base, builder.end, builder.state, tuple(steps), tuple(builder.history))
+
+    async def _start(self, node: Node) -> tuple[Base, Point, State, tuple[Entry, ...], tuple[str, ...]]:
+        if isinstance(node.base, int):
+            parent = self._stages[node.base]
+            state = child_state(parent.state)
+            return parent.base, parent.end, state, parent.history, parent.state.defaults.on_build
+        base = await self.base(node.base, node.platform)
+        if base.image is None:
+            return base, base, scratch_state(), (), ()
+        config = base.image.config
+        return base, base, start_state(config.config, config.author), (), config.config.on_build
+
+    async def base(self, name: str, platform: Platform | None) -> Base:
+        """The image ``name``, asked for once."""
+        found = self._bases.get((name, platform))
+        if found is None:
+            if name == SCRATCH:
+                found = Base(base_key((), format_platform(platform or self.platform)))
+            else:
+                image = await self.resolve(name, platform)
+                shown = format_platform(image.config.platform)
+                found = Base(base_key(tuple(map(str, image.diff_ids)), shown), image)
+            self._bases[name, platform] = found
+        return found
+
+    async def point(self, link: Link, platform: Platform | None) -> Point:
+        """What a ``from`` stands for."""
+        if isinstance(link, str):
+            return await self.base(link, platform)
+        if link not in self._stages:
+            raise Invalid(f"stage {link} is named by an ONBUILD trigger only: name it in a COPY --from, too")
+        return self._stages[link].end
+
+    def _locate(self, lines: Lines, act: Callable[[], list[Instruction]]) -> list[Instruction]:
+        try:
+            return act()
+        except DockerfileError as error:
+            raise error.located(lines, self.graph.file.name, self.graph.file.raw) from None
+
+
+@dataclass(slots=True)
+class _StageBuilder:
+    """Goes through the instructions of one stage."""
+
+    planner: Planner
+    node: Node
+    end: Point
+    state: State
+    history: list[Entry]
+    steps: list[PlannedStep]
+
+    async def add(self, instruction: Instruction, *, trigger: bool) -> None:
+        """One instruction. Raises DockerfileError with the place."""
+        planner, file = self.planner, self.planner.graph.file
+        lines = instruction.line.lines
+        try:
+            state, step = evaluate(self.state, instruction, planner.scope, file.escape, trigger=trigger)
+            op = await self._op(step, instruction) if step.act else None
+        except DockerfileError as error:
+            raise error.located(lines, file.name, file.raw) from None
+        except (NotFound, Invalid, Unsupported) as error:
+            problem = f"{instruction.line.name} failed: {error}"
+            raise DockerfileError(problem).located(lines, file.name, file.raw) from error
+        self.state = state
+        self.end = op or self.end
+        key = (
+            op.key
+            if op
+            else key_of("config", self.end.key, [entry.text for entry in self.history], step.history)
+        )
+        if step.history is not None:
+            self.history.append(Entry(step.history, op, key))
+        self.steps.append(PlannedStep(step.title, key, op, is_trigger=trigger))
+
+    async def _op(self, step: Step, instruction: Instruction) -> Op:
+        assert step.act is not None
+        planner = self.planner
+        check_act(step.act, planner.request)
+        sources: dict[str, Point] = {}
+        for text in from_texts(instruction):
+            link = self.node.sources.get(text)
+            if link is None:
+                link = find_source(planner.graph.file, text)
+            sources[text] = await planner.point(link, self.node.platform)
+        keys = {text: point.key for text, point in sources.items()}
+        # In a thread: of a large context many files are to be looked at.
+        key = await asyncio.to_thread(act_key, step.act, self.end.key, keys, planner.context)
+        return Op(key, step.act, self.end, sources, step.title, step.lines)
+
+    def add_labels(self, labels: Mapping[str, str]) -> None:
+        """Those of the request, over the file's."""
+        defaults = self.state.defaults
+        merged = {**defaults.labels, **labels}
+        self.state = replace(self.state, defaults=change(defaults, labels=merged))

@@ -1,0 +1,152 @@
+"""Running the program of a RUN in a container of its own, which is on no record: a new engine removes what is left."""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from msgspec.structs import replace as change
+
+from cais.build.dockerfile.evaluate import RunAct
+from cais.build.mounts import Mounted
+from cais.containers import adapt
+from cais.containers.fleet import Fleet, Live
+from cais.containers.lifecycle import Lifecycle
+from cais.containers.names import new_id
+from cais.containers.options import shared_with
+from cais.containers.record import Record
+from cais.containers.services import Rooms
+from cais.containers.start import Starter
+from cais.errors import Unsupported
+from cais.events import Bus
+from cais.runtime.base import TaskExit
+from cais.spec.container import ContainerConfig, HostConfig, LogConfig
+from cais.spec.runtimespec import RootMount
+from cais.store.metadata import Metadata
+
+_HOSTNAME = "buildkitsandbox"
+"""What programs of a build see under BuildKit; constant, so that no layer holds a random name."""
+_FRAME = struct.Struct(">BxxxI")
+
+Output = Callable[[int, bytes], None]
+"""Called with 1 or 2 and what the program wrote there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A container that has ended: its exit code and files."""
+
+    id: str
+    code: int
+    error: str
+    root: RootMount
+
+
+class Runner:
+    """The containers of all builds of an engine: the containers' room once more, with records in memory only and events
+    that nobody hears."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._metadata = Metadata(Path(":memory:"))
+        self._rooms = replace(rooms, metadata=self._metadata, bus=Bus())
+        self._fleet = Fleet(self._metadata, self._rooms.bus)
+        self._life = Lifecycle(self._rooms, self._fleet, Starter(self._rooms, self._fleet))
+        rooms.driver.subscribe(self._on_exit)
+
+    def ids(self) -> set[str]:
+        """The containers that there are right now."""
+        return {live.id for live in self._fleet}
+
+    async def close(self) -> None:
+        """Remove all containers."""
+        for live in self._fleet:
+            await self._life.remove(live, force=True)
+        await self._fleet.settle()
+        self._metadata.close()
+
+    def _on_exit(self, exit: TaskExit) -> None:
+        if not exit.exec_id:
+            self._life.on_exit(exit)
+
+    @asynccontextmanager
+    async def run(
+        self,
+        act: RunAct,
+        lowers: tuple[str, ...],
+        mounted: Mounted,
+        host: HostConfig,
+        tell: tuple[Callable[[str], None], Output],
+    ) -> AsyncIterator[Box]:
+        """Run to the end; in the block the files are still there. ``tell``: called with the id, and with output.
+
+        Cancelling kills every process. Raises TaskFailed, Invalid, OSError.
+        """
+        record = self._plan(act, mounted, host)
+        root = self._rooms.snapshots.prepare(record.id, lowers)
+        try:
+            live = self._fleet.add(change(record, lowers=lowers))
+        except BaseException:
+            self._rooms.snapshots.remove(record.id)
+            raise
+        try:
+            started, output = tell
+            started(live.id)
+            code, error = await self._run(live, output)
+            yield Box(live.id, code, error, root)
+        finally:
+            # A task of its own: also when the build is cancelled, nothing is left behind.
+            removal = self._fleet.spawn(self._life.remove(live, force=True), f"removal of {live.id}")
+            await asyncio.shield(removal)
+
+    async def _run(self, live: Live, output: Output) -> tuple[int, str]:
+        loop = asyncio.get_running_loop()
+        driver = self._rooms.driver
+        sock = await driver.attach(live.id, "", stdin=False, stdout=True, stderr=True)
+        try:
+            ended = self._life.wait(live, "next-exit")
+            await self._life.start(live)
+            waiting = bytearray()
+            while data := await loop.sock_recv(sock, 1 << 18):
+                waiting += data
+                while len(waiting) >= _FRAME.size:
+                    stream, size = _FRAME.unpack_from(waiting)
+                    if len(waiting) < _FRAME.size + size:
+                        break
+                    output(stream, bytes(waiting[_FRAME.size : _FRAME.size + size]))
+                    del waiting[: _FRAME.size + size]
+            return await ended
+        finally:
+            sock.close()
+
+    def _plan(self, act: RunAct, mounted: Mounted, host: HostConfig) -> Record:
+        rooms = self._rooms
+        id = new_id()
+        if shared_with(host.network_mode):
+            raise Unsupported("a build cannot share another container's network: use bridge, host or none")
+        if act.network in ("none", "host"):
+            host = change(host, network_mode=act.network)
+        host = adapt.fill_host(change(host, tmpfs=dict(mounted.tmpfs)), rooms.config, rooms.machine)
+        host = change(
+            host,
+            log_config=LogConfig(type="none"),
+            network_mode=rooms.networks.inspect(host.network_mode).name,
+        )
+        config = ContainerConfig(
+            hostname=rooms.machine.hostname if host.network_mode == "host" else _HOSTNAME,
+            user=act.user,
+            env=(*act.env, *act.hidden_env, *mounted.env),
+            entrypoint=(),
+            cmd=act.args,
+            working_dir=act.cwd,
+        )
+        return Record(
+            id=id,
+            name=f"build-{id[:12]}",
+            created_ns=0,
+            config=config,
+            host=host,
+            mounts=mounted.points,
+            no_new_privileges=rooms.config.no_new_privileges,
+        )
