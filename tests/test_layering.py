@@ -8,7 +8,8 @@ import pytest
 ROWS = [
     {"daemon"},
     {"api"},
-    {"containers", "build"},
+    {"build"},
+    {"containers"},
     {"images", "hub"},
     {"registry", "network", "volumes", "runtime"},
     {"store", "remotes"},

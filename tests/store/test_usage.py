@@ -17,7 +17,12 @@ def du(root: Path) -> int:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Some of everything that an engine keeps."""
-    for name in ("content/blobs/sha256", "layers/sha256-1/fs/d", "containers/c1/upper/x/y", "volumes/v/_data"):
+    for name in (
+        "content/blobs/sha256",
+        "layers/sha256-1/fs/d",
+        "containers/c1/upper/x/y",
+        "volumes/v/_data",
+    ):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "content/blobs/sha256/aa").write_bytes(b"x" * 10_000)
     (tmp_path / "content/index.json").write_bytes(b"x")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from cais.build.builder import Builder
 from cais.config import Config
 from cais.containers.containers import Containers
 from cais.events import Bus
@@ -51,3 +52,4 @@ class Services:
     driver: Driver
     cgroups: Cgroups
     budgeter: Budgeter
+    builder: Builder

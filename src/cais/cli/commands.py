@@ -9,6 +9,7 @@ VERBS: dict[str, str] = {
     "images": "cais.cli.images:IMAGES",
     "logs": "cais.cli.logs:LOGS",
     "attach": "cais.cli.attach:ATTACH",
+    "build": "cais.cli.build:BUILD",
     "commit": "cais.cli.commit:COMMIT",
     "completion": "cais.cli.completion:COMPLETION",
     "create": "cais.cli.run:CREATE",
@@ -42,6 +43,7 @@ VERBS: dict[str, str] = {
     "unpause": "cais.cli.lifecycle:UNPAUSE",
     "version": "cais.cli.version:VERSION",
     "wait": "cais.cli.lifecycle:WAIT",
+    "builder prune": "cais.cli.build:BUILDER_PRUNE",
     "container prune": "cais.cli.prune:CONTAINER_PRUNE",
     "image bootstrap": "cais.cli.bootstrap:BOOTSTRAP",
     "image inspect": "cais.cli.inspect:IMAGE_INSPECT",
@@ -65,6 +67,7 @@ COMMON = ("run", "exec", "ps", "images", "logs")
 """Shown first in the help."""
 
 GROUPS: dict[str, str] = {
+    "builder": "Manage builds",
     "container": "Manage containers",
     "image": "Manage images",
     "manifest": "Look at manifests in registries",
@@ -101,6 +104,8 @@ SHORT: dict[str, str] = {
     "container ps": "ps",
     "container list": "ps",
     "container remove": "rm",
+    "builder build": "build",
+    "image build": "build",
     "image ls": "images",
     "image list": "images",
     "image rm": "rmi",

@@ -61,6 +61,18 @@ def make_fields(domain: str) -> list[tuple[str, str]]:
     return [format_field(auth)] if auth else []
 
 
+def make_config_fields() -> list[tuple[str, str]]:
+    """The header field of a build, with what is kept for every registry: nobody knows yet which ones it needs."""
+    found = {}
+    for key in _auths(read_config()):
+        try:
+            found[key] = find_auth(key)
+        except Failure as failure:
+            warn(f"WARNING: {failure}")
+    found = {key: auth for key, auth in found.items() if auth}
+    return [("X-Registry-Config", format_header(format_json(found).encode()))] if found else []
+
+
 def format_field(auth: dict[str, str]) -> tuple[str, str]:
     """The header field for an AuthConfig."""
     return "X-Registry-Auth", format_header(format_json(auth).encode())

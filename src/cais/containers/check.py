@@ -5,7 +5,7 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,13 +26,22 @@ class Leaky(Protocol):
 
 
 class Checker:
-    """Answers ``GET /cais/system/check``. ``network``: who knows links and firewall elements."""
+    """Answers ``GET /cais/system/check``. ``network``: who knows links and firewall elements. ``guests``: ids of the
+    containers that builds run, which are on no record."""
 
-    def __init__(self, rooms: Rooms, fleet: Fleet, cgroups: Cgroups, network: Leaky) -> None:
+    def __init__(
+        self,
+        rooms: Rooms,
+        fleet: Fleet,
+        cgroups: Cgroups,
+        network: Leaky,
+        guests: Callable[[], set[str]] = set,
+    ) -> None:
         self._rooms = rooms
         self._fleet = fleet
         self._cgroups = cgroups
         self._network = network
+        self._guests = guests
 
     async def check_patiently(self) -> dict[str, Any]:
         """``check``; what is being cleared away in this moment gets two seconds to go."""
@@ -47,8 +56,9 @@ class Checker:
     async def check(self) -> dict[str, Any]:
         """``Leaks``: kind → lines, empty when all is well; ``Counts``: what is there, for comparing before
         and after."""
-        known = {live.id for live in self._fleet}
-        running = {live.id for live in self._fleet if live.state.live}
+        guests = self._guests()
+        known = {live.id for live in self._fleet} | guests
+        running = {live.id for live in self._fleet if live.state.live} | guests
         groups = self._cgroups.children(self._rooms.config.cgroup_parent)
         tasks = await self._rooms.driver.list()
         leaks = {
@@ -62,8 +72,8 @@ class Checker:
             "temporary files": sorted(names(self._rooms.config.root / "tmp")),
         }
         counts = {
-            "containers": len(known),
-            "running": len(running),
+            "containers": len(known - guests),
+            "running": len(running - guests),
             "cgroups": len(groups),
             "tasks": len(tasks),
             "engine descriptors": len(os.listdir("/proc/self/fd")),

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,9 @@ class Containers:
     def _on_exit(self, exit: TaskExit) -> None:
         if exit.exec_id:
             self._execs.on_exit(exit)
+        elif self._fleet.get(exit.id) is None:
+            # On no record: a build's, or what a killed engine was building. Nobody else may be there to acknowledge it.
+            self._fleet.spawn(self._rooms.driver.acknowledge(exit.id), f"acknowledging {exit.id}")
         else:
             self._life.on_exit(exit)
             live = self._fleet.get(exit.id)
@@ -260,13 +263,15 @@ class Containers:
         """What isolates it, part by part."""
         return await Explainer(self._rooms, self._fleet, cgroups).explain(self._fleet.find(text))
 
-    async def check(self, cgroups: Cgroups, network: Leaky) -> dict[str, Any]:
-        """What was left behind anywhere, and how much is there."""
-        return await Checker(self._rooms, self._fleet, cgroups, network).check_patiently()
+    async def check(self, cgroups: Cgroups, network: Leaky, guests: Callable[[], set[str]]) -> dict[str, Any]:
+        """What was left behind anywhere, and how much is there. ``guests``: ids of containers that builds run."""
+        return await Checker(self._rooms, self._fleet, cgroups, network, guests).check_patiently()
 
-    async def repair(self, cgroups: Cgroups, network: Leaky) -> Sequence[Damage]:
+    async def repair(
+        self, cgroups: Cgroups, network: Leaky, guests: Callable[[], set[str]]
+    ) -> Sequence[Damage]:
         """Remove the folders that were left behind, and tell of each."""
-        return await Checker(self._rooms, self._fleet, cgroups, network).repair()
+        return await Checker(self._rooms, self._fleet, cgroups, network, guests).repair()
 
     def standing(self) -> Sequence[Standing]:
         """On which layers each container stands."""

@@ -7,13 +7,19 @@ from contextlib import AsyncExitStack
 from cais.api.app import App
 from cais.api.routes.table import make_routes
 from cais.api.services import Services
+from cais.build.builder import Builder
+from cais.build.cache import BuildCache
 from cais.config import Config
 from cais.containers.containers import Containers
+from cais.containers.labels import Profiles
 from cais.containers.machine import read_machine
+from cais.containers.seccomp import SeccompFilters
+from cais.containers.services import Rooms
 from cais.daemon.machine import find_facts
 from cais.events import Bus
 from cais.images.budget import Budgeter
 from cais.images.images import Images
+from cais.images.unpack import Unpacker
 from cais.linux.cgroups.detect import detect
 from cais.network.networks import Networks
 from cais.remotes.client import Remotes
@@ -99,13 +105,21 @@ async def _build(config: Config, stack: AsyncExitStack) -> Services:
         push_compression=config.push_compression,
     )
     stack.push_async_callback(images.close)
+    cache = BuildCache(root)
+    images.keep_also(cache.digests)
     # Before containers start again: after a crash of the machine it finds layers that never reached the disk.
     await images.sweep()
-    containers = Containers(
-        config, read_machine(), metadata, snapshots, images, networks, volumes, driver, bus
-    )
+    machine = read_machine()
+    containers = Containers(config, machine, metadata, snapshots, images, networks, volumes, driver, bus)
     stack.push_async_callback(containers.shutdown)
     await containers.restore()
+    # Row 6: builds.
+    filters = SeccompFilters(root / "seccomp", config.seccomp_profile)
+    rooms = Rooms(
+        config, machine, metadata, snapshots, images, networks, volumes, driver, bus, filters, Profiles()
+    )
+    builder = Builder(rooms, images, Unpacker(content, layers, workers, root), cache)
+    stack.push_async_callback(builder.close)
     driver_name = "overlayfs" if isinstance(snapshots, Overlay) else "native"
     facts = find_facts(config, cgroups, storage_driver=driver_name)
     budgeter = Budgeter(images, config.budget, containers.image_users, bus)
@@ -125,6 +139,7 @@ async def _build(config: Config, stack: AsyncExitStack) -> Services:
         driver=driver,
         cgroups=cgroups,
         budgeter=budgeter,
+        builder=builder,
     )
 
 

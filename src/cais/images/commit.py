@@ -45,7 +45,7 @@ from cais.store.layers.diff import DiffSource
 from cais.store.layers.packed import PackedLayer, pack_layer
 
 LAYER_OF_CODEC = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD, "none": OCI_LAYER}
-_OCI_TWINS = {
+OCI_TWINS = {
     DOCKER_LAYER: OCI_LAYER,
     DOCKER_LAYER_GZIP: OCI_LAYER_GZIP,
     DOCKER_LAYER_ZSTD: OCI_LAYER_ZSTD,
@@ -180,7 +180,7 @@ class Committer:
     ) -> Descriptor:
         """Write the blobs; the manifest's descriptor."""
         layers = tuple(
-            replace(layer, media_type=_OCI_TWINS.get(layer.media_type, layer.media_type))
+            replace(layer, media_type=OCI_TWINS.get(layer.media_type, layer.media_type))
             for layer in base.manifest.layers
         )
         if packed:

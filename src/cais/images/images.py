@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 
 from cais.errors import CaisError, Invalid, NotFound, Unavailable
@@ -24,6 +24,7 @@ from cais.images.tool import follow
 from cais.images.tree import list_platforms
 from cais.images.unpack import Unpacker
 from cais.remotes.client import Remotes
+from cais.spec.descriptor import Descriptor
 from cais.spec.digest import Digest, chain_ids, parse_digest
 from cais.spec.image import ContainerDefaults, parse_time_ns
 from cais.spec.platform import Platform
@@ -70,6 +71,7 @@ class Images:
         self._metadata = metadata
         self._scratch = root / "tmp"
         self._leases = Leases()
+        self._kept: list[Callable[[], set[Digest]]] = []
         self._collecting = asyncio.Lock()
         self._settling: asyncio.TimerHandle | None = None
         self._catalog = Catalog(content, layers, metadata, bus)
@@ -390,6 +392,32 @@ class Images:
             lease.digests.add(image.id)
             yield image
 
+    # For builds
+
+    @property
+    def host(self) -> Platform:
+        """The platform of this machine."""
+        return self._catalog.host
+
+    def working(self) -> AbstractAsyncContextManager[Lease]:
+        """A lease for the time of the block, for whoever makes an image step by step."""
+        return self._working()
+
+    def keep_also(self, kept: Callable[[], set[Digest]]) -> None:
+        """Collections leave what ``kept`` names, too: blobs and layers. Before the first ``sweep``."""
+        self._kept.append(kept)
+
+    def add_built(self, target: Descriptor, names: Sequence[str]) -> Image:
+        """Make a manifest that was written under a lease an image, with canonical ``names``."""
+        self._catalog.set_names(target, names)
+        image = self._catalog.get(target.digest)
+        self._catalog.used.note(image.id)
+        self._settle_later()
+        for name in names:
+            shown = parse_reference(name).familiar()
+            self._catalog.publish("tag", image.id, shown, image.config.config.labels)
+        return image
+
     # Cleaning
 
     async def sweep(self) -> None:
@@ -459,6 +487,8 @@ class Images:
     async def _collect(self) -> set[Digest]:
         async with self._collecting:
             roots = set(self._catalog.targets())
+            for kept in self._kept:
+                roots |= kept()
             for _, _, record in self._metadata.list_containers():
                 roots |= mentioned(record)
             for form in self._metadata.list_forms():

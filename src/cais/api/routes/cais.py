@@ -33,7 +33,9 @@ class CaisRoutes:
         """What was left behind, and how much is there; with ``content=1`` what is wrong in the store, with ``deep=1``
         by comparing every file of every layer."""
         services = self._services
-        answer = await services.containers.check(services.cgroups, services.networks)
+        answer = await services.containers.check(
+            services.cgroups, services.networks, services.builder.containers
+        )
         if call.flag("content"):
             standing = services.containers.standing()
             found = await services.images.check(standing, deep=call.flag("deep"))
@@ -45,8 +47,12 @@ class CaisRoutes:
         services = self._services
         standing = services.containers.standing()
         found = [*await services.images.check(standing, deep=call.flag("deep"), repair=True)]
-        found += await services.containers.repair(services.cgroups, services.networks)
-        answer = await services.containers.check(services.cgroups, services.networks)
+        found += await services.containers.repair(
+            services.cgroups, services.networks, services.builder.containers
+        )
+        answer = await services.containers.check(
+            services.cgroups, services.networks, services.builder.containers
+        )
         return json_reply({**answer, "Damage": [damage_reply(damage) for damage in found]})
 
 

@@ -2,6 +2,7 @@
 
 from cais.api.router import Route
 from cais.api.routes.budget import BudgetRoutes
+from cais.api.routes.build import BuildRoutes
 from cais.api.routes.cais import CaisRoutes
 from cais.api.routes.commit import CommitRoutes
 from cais.api.routes.containers import ContainerRoutes
@@ -29,6 +30,7 @@ def make_routes(services: Services) -> list[Route]:
         *ContainerRoutes(services).routes(),
         *CommitRoutes(services).routes(),
         *BudgetRoutes(services).routes(),
+        *BuildRoutes(services).routes(),
         *StatsRoutes(services).routes(),
         *StreamRoutes(services).routes(),
         *ExecRoutes(services).routes(),

@@ -12,6 +12,7 @@ from cais.api.call import Call
 from cais.api.replies import json_reply
 from cais.api.router import Route
 from cais.api.services import Services
+from cais.api.wire.build import build_cache_reply
 from cais.api.wire.containers import SummaryReply, summary_reply
 from cais.api.wire.images import ImageSummary, image_summary
 from cais.api.wire.system import DiskUsageReply
@@ -34,11 +35,7 @@ class UsageRoutes:
 
     def routes(self) -> list[Route]:
         """The table's part."""
-        return [Route("GET", "/system/df", self.usage), Route("POST", "/build/prune", self.prune_builds)]
-
-    async def prune_builds(self, call: Call) -> web.Response:
-        """Nothing to remove: this engine does not build, so there is no cache. ``docker system prune`` asks."""
-        return json_reply({"CachesDeleted": None, "SpaceReclaimed": 0})
+        return [Route("GET", "/system/df", self.usage)]
 
     async def usage(self, call: Call) -> web.Response:
         """Images, containers and volumes with their sizes, or only the kinds asked for. ``accounts`` is ours: every
@@ -54,6 +51,7 @@ class UsageRoutes:
             images=self._images(call, found, shared_sizes(stacks)) if "image" in kinds else None,
             containers=await self._containers() if "container" in kinds else None,
             volumes=await asyncio.to_thread(self._volumes) if "volume" in kinds else None,
+            build_cache=await asyncio.to_thread(self._builds) if "build-cache" in kinds else (),
             accounts=await self._accounts() if call.flag("accounts") else msgspec.UNSET,
         )
         return json_reply(reply)
@@ -74,6 +72,9 @@ class UsageRoutes:
         volumes = [volume.name for volume in services.volumes.list()]
         needs = services.images.places(images)
         return make_accounts(blocks, images, needs, services.containers.records(), volumes)
+
+    def _builds(self) -> tuple[dict[str, Any], ...]:
+        return tuple(map(build_cache_reply, self._services.builder.usage()))
 
     async def _containers(self) -> tuple[SummaryReply, ...]:
         found = await self._services.containers.list(all=True, size=True)

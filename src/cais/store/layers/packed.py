@@ -38,6 +38,12 @@ def pack_layer(root: Path, source: DiffSource, codec: str) -> PackedLayer | None
         return _pack(root, diff_trees(source), codec)
 
 
+def pack_members(root: Path, members: Iterator[bytes], codec: str) -> PackedLayer | None:
+    """Pack ``members`` (headers and contents, without the end blocks) as a layer; None if there are none. Raises as
+    ``pack_layer``."""
+    return _pack(root, members, codec)
+
+
 def _pack(root: Path, members: Iterator[bytes], codec: str) -> PackedLayer | None:
     first = next(members, None)
     if first is None:
