@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http.client
 import io
 import json
 import os
@@ -25,6 +26,7 @@ from harness.registry import Fault, Proxy, Registry, running_registry, sha256, s
 OCI = "application/vnd.oci.image."
 SOURCES = Path(__file__).parents[2] / "src"
 BLOBS = "GET .*/blobs/"
+KILLS = int(os.environ.get("CAIS_TEST_KILLS", "12"))
 Start = Callable[..., AbstractContextManager[LiveEngine]]
 
 
@@ -196,6 +198,71 @@ async def test_a_killed_engine_goes_on_pulling(start_engine: Start, registry: Re
             assert run.returncode == 0, run.stderr
             assert proxy.sent < 1.2 * size
             assert names(engine) == [name] and damage(engine) == [] and not partial.exists()
+
+
+def kill_within(engine: LiveEngine, seconds: float, *words: str) -> None:
+    """Kill the engine that long after a command was given to it, and start another."""
+    environment = {**os.environ, "PYTHONPATH": str(SOURCES), "CAIS_HOST": f"unix://{engine.socket}"}
+    command = [sys.executable, "-m", "cais", *words]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        engine.stop(signal.SIGKILL)
+    engine.start()
+
+
+def is_nothing_or_whole(registry: Registry, repository: str, tag: str) -> bool:
+    """Whether the registry has no such tag, or all that it leads to."""
+    connection = http.client.HTTPConnection(registry.address, timeout=10)
+    with contextlib.closing(connection):
+        accept = {"Accept": f"{OCI}manifest.v1+json"}
+        connection.request("GET", f"/v2/{repository}/manifests/{tag}", headers=accept)
+        with connection.getresponse() as response:
+            data = response.read()
+            if response.status == 404:
+                return True
+        manifest = json.loads(data)
+        for blob in (manifest["config"], *manifest["layers"]):
+            connection.request("HEAD", f"/v2/{repository}/blobs/{blob['digest']}")
+            with connection.getresponse() as response:
+                response.read()
+                if response.status != 200:
+                    return False
+    return True
+
+
+@pytest.mark.slow
+async def test_kills_in_commits_pushes_and_prunes(
+    start_engine: Start, registry: Registry, tmp_path: Path
+) -> None:
+    """kill -9 at random moments: the store has no damage, no tag of the registry lacks a blob, and the container that
+    was being committed runs on, not frozen."""
+    luck = random.Random(4)
+    with start_engine() as engine:
+        await asyncio.to_thread(load_busybox, engine, tmp_path)
+        async with proxied(registry, engine) as proxy:
+            write = "head -c 8000000 /dev/urandom >/noise; exec sleep 1000"
+            run = await asyncio.to_thread(
+                cais, engine, "run", "-d", "--name", "box", "busybox", "sh", "-c", write
+            )
+            assert run.returncode == 0, run.stderr
+            assert cais(engine, "commit", "box", "kept").returncode == 0
+            for number in range(KILLS):
+                name = f"{proxy.address}/kills/x:{number}"
+                assert cais(engine, "tag", "kept", name).returncode == 0
+                acts = (("commit", "box", f"made:{number}"), ("push", name), ("image", "prune", "-af"))
+                seconds = luck.uniform(0.05, 0.6)
+                await asyncio.to_thread(kill_within, engine, seconds, *acts[number % len(acts)])
+                await until(lambda: damage(engine) == [], 20.0)
+                state = call(engine.socket, "GET", "/containers/box/json")["State"]
+                assert (state["Running"], state["Paused"]) == (True, False)
+                assert await asyncio.to_thread(is_nothing_or_whole, registry, "kills/x", str(number))
+                if "kept:latest" not in names(engine):  # pruned, as it was to be
+                    assert cais(engine, "commit", "box", "kept").returncode == 0
+            run = await asyncio.to_thread(cais, engine, "run", "--rm", "kept", "sh", "-c", "wc -c </noise")
+            assert run.stdout.strip() == b"8000000", run.stderr
 
 
 async def test_layers_that_are_too_much_are_refused(start_engine: Start, registry: Registry) -> None:
