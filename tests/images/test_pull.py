@@ -203,13 +203,25 @@ async def test_an_interrupted_pull_keeps_whole_layers(pulling: Pulling, archives
 async def test_two_pulls_of_one_image_share_the_work(pulling: Pulling, archives: Any) -> None:
     """Each layer is fetched once, and the second goes on when the first one's client leaves."""
     pulling.push(archives, archives.manifest("one", "two", codec="+gzip", size=BIG))
-    gate = asyncio.Event()
-    pulling.proxy.faults = [Fault(BLOBS), Fault(BLOBS), Fault(BLOBS, times=9, gate=gate)]
-    first, second = (asyncio.create_task(pulling.pull()) for _ in range(2))
-    await until(lambda: pulling.proxy.count(BLOBS) == 4)  # two configurations and two layers
+    configs, layers = asyncio.Event(), asyncio.Event()
+    pulling.proxy.faults = [Fault(BLOBS, times=2, gate=configs), Fault(BLOBS, times=9, gate=layers)]
+    told: tuple[list[PullEvent], list[PullEvent]] = ([], [])
+
+    async def follow(events: list[PullEvent]) -> None:
+        async for event in pulling.store.images.pull(pulling.request()):
+            events.append(event)
+
+    def has_joined(events: list[PullEvent]) -> bool:
+        return len({each.id for each in events if each.status in ("Downloading", "Waiting")}) == 2
+
+    first, second = (asyncio.create_task(follow(events)) for events in told)
+    # Both are held at the configuration: else the second might find the first one's in the store.
+    await until(lambda: pulling.proxy.count(BLOBS) == 2)
+    configs.set()
+    await until(lambda: pulling.proxy.count(BLOBS) == 4 and all(map(has_joined, told)))
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
-    gate.set()
+    layers.set()
     await second
     assert await pulling.read() == ["two", "one"] and pulling.proxy.count(BLOBS) == 4
 
