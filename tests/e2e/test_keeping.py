@@ -74,7 +74,9 @@ def test_lists(kept: LiveEngine, cli: Cli) -> None:
     assert run(*names, "--filter", "until=1h") == ""
     assert run(*names, "--filter", "dangling=true") == ""
     assert run(*names, "--filter", "label=none") == ""
-    tree = run("images", "--tree")
+    # Clients before 27 know no trees; what they are made of is asked of all.
+    knows = "--tree" in run("images", "--help")
+    tree = run("images", "--tree") if knows else cais(kept, "images", "--tree")
     assert "app:1" in tree and "linux/amd64" in tree
     with contextlib.closing(kept.client()) as client:
         listed = client.api._get(client.api._url("/images/json"), params={"shared-size": 1}).json()
