@@ -12,7 +12,7 @@ from cais.build.dockerfile.evaluate import InlineFile, RunAct
 from cais.build.dockerfile.flags import parse_mount
 from cais.build.mounts import MountMaker
 from cais.build.refusals import check_act
-from cais.build.request import BuildRequest
+from cais.build.request import BuildRequest, HeldSecrets
 from cais.errors import CaisError, Invalid
 
 
@@ -38,7 +38,7 @@ async def test_secrets_are_files_for_root_alone_or_variables(maker: MountMaker, 
         "type=secret,id=none",
     )
     secrets = {"a": b"A\0", "b": b"B", "c": b"C"}
-    async with maker.mount(act, (), tmp_path, secrets, {}) as mounted:
+    async with maker.mount(act, (), tmp_path, HeldSecrets(secrets), {}) as mounted:
         first, second = mounted.points
         assert (first.destination, second.destination) == ("/run/secrets/a", "/run/b") and not first.rw
         assert Path(first.source).read_bytes() == b"A\0" and mounted.env == ("C=C",)
@@ -58,7 +58,7 @@ async def test_targets_are_absolute_and_stay_inside(maker: MountMaker, tmp_path:
     ) as mounted:
         assert mounted.points[0].destination == "/d"
     with pytest.raises(Invalid, match="cannot be at /"):
-        async with maker.mount(act_of("type=cache,target=a/..", cwd="/"), (), tmp_path, {}, {}):
+        async with maker.mount(act_of("type=cache,target=a/..", cwd="/"), (), tmp_path, HeldSecrets(), {}):
             pass
 
 
@@ -68,7 +68,7 @@ async def test_a_locked_cache_is_one_steps_at_a_time(maker: MountMaker, tmp_path
 
     async def use(name: str, sharing: str, gate: asyncio.Event) -> str:
         act = act_of(f"type=cache,target=/c,id=x,sharing={sharing}")
-        async with maker.mount(act, (), tmp_path, {}, {}) as mounted:
+        async with maker.mount(act, (), tmp_path, HeldSecrets(), {}) as mounted:
             order.append(f"{name} in")
             began.set()
             await gate.wait()
@@ -90,9 +90,16 @@ async def test_a_locked_cache_is_one_steps_at_a_time(maker: MountMaker, tmp_path
         assert (len(set(sources)) == 2) is (sharing == "private")
 
 
+async def test_a_required_secret_that_nobody_has_is_named(maker: MountMaker, tmp_path: Path) -> None:
+    """With what to do about it."""
+    with pytest.raises(Invalid, match="secret a: not found: give it"):
+        async with maker.mount(act_of("type=secret,id=a,required"), (), tmp_path, HeldSecrets(), {}):
+            pass
+
+
 async def test_a_script_is_shown_as_a_program(maker: MountMaker, tmp_path: Path) -> None:
     """Below /dev, of which nothing is in a layer."""
-    async with maker.mount(act_of(script=InlineFile("E", b"#!x")), (), tmp_path, {}, {}) as mounted:
+    async with maker.mount(act_of(script=InlineFile("E", b"#!x")), (), tmp_path, HeldSecrets(), {}) as mounted:
         (point,) = mounted.points
         assert point.destination == "/dev/pipes/E" and Path(point.source).stat().st_mode & 0o777 == 0o755
 
@@ -102,7 +109,6 @@ async def test_a_script_is_shown_as_a_program(maker: MountMaker, tmp_path: Path)
     [
         ("type=ssh", "ssh"),
         ("type=cache,target=/c,from=x", "from or source"),
-        ("type=secret,id=a,required", "secret a: not found"),
     ],
 )
 def test_what_cannot_be_is_refused_before(mount: str, message: str) -> None:

@@ -11,6 +11,7 @@ from cais.build.cache import BuildCache
 from cais.build.dockerfile.evaluate import RunAct
 from cais.build.dockerfile.values import MountOption
 from cais.build.layering import Part
+from cais.build.request import Secrets
 from cais.build.tree import LayersTree, resolve
 from cais.containers.record import MountPoint
 from cais.errors import Invalid
@@ -33,13 +34,13 @@ class Mounted:
     stub_folders: frozenset[str]
 
 
-def make_secret(mount: MountOption, secrets: Mapping[str, bytes]) -> tuple[str, bytes | None]:
-    """The id of a secret and its bytes; None if it is not there and need not be. Raises Invalid."""
+async def find_secret(mount: MountOption, secrets: Secrets) -> bytes | None:
+    """The bytes of a secret; None if it is not there and need not be. Raises Invalid."""
     id = mount.id or mount.source or mount.target.rpartition("/")[2]
-    data = secrets.get(id)
+    data = await secrets.get(id)
     if data is None and mount.required:
         raise Invalid(f"secret {id}: not found: give it to the build with --secret id={id}")
-    return id, data
+    return data
 
 
 class MountMaker:
@@ -55,7 +56,7 @@ class MountMaker:
         act: RunAct,
         lowers: tuple[str, ...],
         folder: Path,
-        secrets: Mapping[str, bytes],
+        secrets: Secrets,
         parts: Mapping[int, str],
     ) -> AsyncIterator[Mounted]:
         """``folder`` is the step's own, gone with it; ``parts``: by the mount's index, what a bind shows. Raises
@@ -75,7 +76,7 @@ class MountMaker:
                     path = await stack.enter_async_context(self._cache_folder(mount, target))
                     points.append(_point(str(path), target, rw=not mount.readonly))
                 elif mount.type == "secret":
-                    _, data = make_secret(mount, secrets)
+                    data = await find_secret(mount, secrets)
                     if data is not None and mount.env:
                         env.append(f"{mount.env}={data.decode('utf-8', 'surrogateescape')}")
                     if data is not None and (mount.target or not mount.env):

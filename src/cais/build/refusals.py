@@ -3,7 +3,6 @@
 import re
 
 from cais.build.dockerfile.evaluate import Act, CopyAct, RunAct
-from cais.build.mounts import make_secret
 from cais.build.request import BuildRequest
 from cais.errors import Invalid, Unsupported
 
@@ -24,8 +23,6 @@ def _check_run(act: RunAct, request: BuildRequest) -> None:
             raise Unsupported("RUN --mount=type=ssh is not supported: no agent is forwarded to this engine")
         if mount.type == "cache" and (mount.from_ or mount.source):
             raise Unsupported("RUN --mount=type=cache with from or source is not supported")
-        if mount.type == "secret":
-            make_secret(mount, request.secrets)
     if act.security == "insecure":
         raise Unsupported("RUN --security=insecure is not supported")
     if act.network == "host" and request.host.network_mode != "host":

@@ -97,7 +97,7 @@ def parse_request(call: Call) -> BuildRequest:
         args=_texts(_parse(call, "buildargs", dict[str, str | None])),
         labels=_texts(_parse(call, "labels", dict[str, str | None])),
         target=call.text("target"),
-        platform=parse_platform(platform) if platform else None,
+        platforms=tuple(parse_platform(text) for text in platform.split(",") if text),
         no_cache=call.flag("nocache"),
         pull=call.flag("pull"),
         host=_parse_host(call),
