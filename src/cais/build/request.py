@@ -41,7 +41,8 @@ class Agents(Protocol):
         ...
 
     async def connect(self, id: str) -> socket.socket:
-        """A new connection to it: a stream socket, not blocking, the caller's to close. Raises NotFound, Unavailable."""
+        """A new connection to it: a stream socket, not blocking, the caller's to close. Raises NotFound,
+        Unavailable."""
         ...
 
 
@@ -122,6 +123,13 @@ class StepCached:
 
 
 @dataclass(frozen=True, slots=True)
+class StepBegan:
+    """It is being made, since then (nanoseconds since the epoch)."""
+
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepRuns:
     """A container runs for it."""
 
@@ -174,6 +182,7 @@ class Named:
 BuildEvent = (
     StepStarted
     | StepCached
+    | StepBegan
     | StepRuns
     | StepOutput
     | StepRemoved

@@ -3,6 +3,7 @@ is there."""
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from cais.build.cache import CacheRecord, Layer, layer_of
 from cais.build.dockerfile.evaluate import RunAct
 from cais.build.journal import Journal
 from cais.build.plan import Base, Op, Plan, Point
-from cais.build.request import StepCached
+from cais.build.request import StepBegan, StepCached
 from cais.build.workshop import Job, Workshop
 
 
@@ -36,6 +37,8 @@ class Solver:
     journals: dict[str, Journal] = field(default_factory=dict)
     failed: str = ""
     """The key of the step that failed."""
+    error: Exception | None = None
+    """Why."""
     _missing: dict[str, Op] = field(default_factory=dict)
     _tasks: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
 
@@ -95,8 +98,9 @@ class Solver:
         await asyncio.gather(*(asyncio.shield(self._tasks[key]) for key in before))
         try:
             self.records[op.key] = await self._shared(op)
-        except Exception:
-            self.failed = self.failed or op.key
+        except Exception as error:
+            if not self.failed:
+                self.failed, self.error = op.key, error
             raise
         finally:
             self.journals[op.key].finish()
@@ -124,6 +128,7 @@ class Solver:
                 # The other build has gone: now it is ours to make.
             finally:
                 copying.cancel()
+        self.journals[op.key].add(StepBegan(time.time_ns()))
         task = asyncio.create_task(self._record(op))
         self.running[key] = Running(task, self.journals[op.key])
         try:

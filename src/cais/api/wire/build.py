@@ -16,6 +16,7 @@ from cais.build.request import (
     Built,
     CommandFailed,
     Named,
+    StepBegan,
     StepCached,
     StepDone,
     StepOutput,
@@ -98,7 +99,7 @@ def _plain_line(event: BuildEvent) -> Line:
             return {"stream": f"Successfully tagged {event.name}\n"}
         case Warned():
             return {"stream": f"{event.text}\n"}
-        case StepStarted() | StepOutput() | Built():
+        case StepStarted() | StepBegan() | StepOutput() | Built():
             raise AssertionError("told by Teller")
         case _:
             return pull_line(event)

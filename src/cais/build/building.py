@@ -1,0 +1,243 @@
+"""One build, from what a client gives to images: read, plan, make, write. Every door walks through here."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cais.build.cache import BuildCache, CacheRecord, Layer
+from cais.build.context import Context, Index
+from cais.build.dockerfile.evaluate import start_state
+from cais.build.dockerfile.graph import Graph, make_graph
+from cais.build.dockerfile.lint import Finding, lint, parse_check
+from cais.build.dockerfile.parse import parse_dockerfile
+from cais.build.dockerfile.scope import Scope, make_scope, platform_args
+from cais.build.dockerfile.values import Copy, Dockerfile, Instruction, OnBuild, Run
+from cais.build.inputs import MAIN, Inputs
+from cais.build.output import is_unchanged, make_config, parse_epoch, write_image
+from cais.build.plan import Entry, Plan, Planner
+from cais.build.request import BuildRequest
+from cais.build.solve import Running, Solver
+from cais.build.workshop import Job, Workshop
+from cais.errors import NotFound
+from cais.images.image import Image
+from cais.images.images import Images
+from cais.spec.descriptor import Descriptor
+from cais.spec.ignore import Ignore, clean_path, parse_ignore
+from cais.spec.image import ImageConfig
+from cais.spec.platform import Platform
+from cais.store.gc import Lease
+
+Resolve = Callable[[str, Platform | None], Awaitable[Image]]
+"""Gives an image, pulled if need be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A Dockerfile that was read, with what it ignores."""
+
+    file: Dockerfile
+    ignore: Ignore
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What builds of one engine share. ``running``: the steps that are made right now."""
+
+    images: Images
+    workshop: Workshop
+    cache: BuildCache
+    running: dict[str, Running]
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """The result for one platform: nothing but layers and a configuration. ``unchanged``: it is just this image."""
+
+    platform: Platform
+    plan: Plan
+    config: ImageConfig
+    layers: Sequence[Layer]
+    unchanged: Descriptor | None = None
+
+
+@dataclass(slots=True)
+class Build:
+    """One build; ``folder`` and ``lease`` live as long as it does."""
+
+    request: BuildRequest
+    parts: Parts
+    folder: Path
+    lease: Lease
+    started_ns: int = field(default_factory=time.time_ns)
+    _bases: dict[tuple[str, Platform | None], Image] = field(default_factory=dict)
+    _job: Job | None = None
+
+    @property
+    def platforms(self) -> Sequence[Platform]:
+        """What is built for."""
+        return self.request.platforms or (self.parts.images.host,)
+
+    async def read(self, inputs: Inputs) -> Source:
+        """Raises DockerfileError, NotFound, Invalid, Unavailable."""
+        text = await inputs.dockerfile(self.request.dockerfile)
+        file = parse_dockerfile(text.data, text.name)
+        parse_check(file.directives.get("check", ""))
+        return Source(file, parse_ignore(text.ignore) if text.ignore is not None else Ignore())
+
+    def outline(self, source: Source, platform: Platform) -> tuple[Scope, Graph]:
+        """Arguments and needed stages; nothing else is known yet. Raises DockerfileError."""
+        request = self.request
+        automatic = platform_args(self.parts.images.host, platform, request.target)
+        scope = make_scope(source.file, request.args, automatic)
+        return scope, make_graph(source.file, scope, request.target)
+
+    async def load(
+        self, source: Source, graphs: Mapping[Platform, Graph], inputs: Inputs, resolve: Resolve
+    ) -> Index:
+        """The bases, side by side and each asked for once, then the files that are needed of the context."""
+        wanted: dict[tuple[str, Platform | None], asyncio.Task[Image]] = {}
+        for target, graph in graphs.items():
+            for name, platform in graph.images():
+                key = name, platform or self._asked(target)
+                if key not in wanted:
+                    wanted[key] = asyncio.ensure_future(resolve(*key))
+        try:
+            await asyncio.gather(*wanted.values())
+            self._bases.update({key: task.result() for key, task in wanted.items()})
+        finally:
+            for task in wanted.values():
+                task.cancel()
+        paths = self._needed(graphs)
+        if paths is not None and not paths:
+            return Index("", {})
+        index = await inputs.context(MAIN, source.ignore, self.folder, paths)
+        return without_own_files(index, source.ignore, source.file.name)
+
+    def _asked(self, target: Platform) -> Platform | None:
+        """None if nobody said for which platform: then what is here is taken."""
+        return target if self.request.platforms else None
+
+    def _needed(self, graphs: Mapping[Platform, Graph]) -> frozenset[str] | None:
+        """The paths of the context that instructions name; None if only evaluation tells, or if it is all of it."""
+        triggers = [text for base in self._bases.values() for text in base.config.config.on_build]
+        found: set[str] = set()
+        for graph in graphs.values():
+            for node in graph.nodes.values():
+                for instruction in node.stage.steps:
+                    found.update(context_paths(instruction))
+                    if isinstance(instruction.value, OnBuild):
+                        triggers.append(instruction.line.rest)
+        cleaned = {clean_path(path.lstrip("/")) for path in found}
+        if any(may_take_files(text) for text in triggers) or any("$" in path for path in cleaned):
+            return None
+        return None if cleaned & {"", "."} else frozenset(cleaned)
+
+    async def plan(
+        self,
+        source: Source,
+        outlined: tuple[Scope, Graph],
+        index: Index,
+        platform: Platform,
+        resolve: Resolve,
+    ) -> Plan:
+        """Raises DockerfileError, NotFound, Invalid, and what resolving an image raises."""
+        asked = self._asked(platform)
+
+        async def known(name: str, wanted: Platform | None) -> Image:
+            found = self._bases.get((name, wanted or asked))
+            return found or await resolve(name, wanted or asked)
+
+        scope, graph = outlined
+        planner = Planner(graph, scope, Context(index), known, platform, self.request)
+        return await planner.plan()
+
+    def job(self, index: Index) -> Job:
+        """What all steps share; the same for every platform."""
+        if self._job is None:
+            self._job = Job(self.request, index, self.folder, self.lease, parse_epoch(self.request.args))
+        return self._job
+
+    def solver(self, plan: Plan, index: Index) -> Solver:
+        """Ready to be followed and run."""
+        solver = Solver(self.parts.workshop, self.job(index), plan, self.parts.running)
+        solver.prepare()
+        return solver
+
+    def find_config(self, solver: Solver, key: str) -> CacheRecord | None:
+        """The record of a step that changes the configuration alone."""
+        if key not in solver.records and not self.request.no_cache:
+            record = self.parts.cache.find(key)
+            if record:
+                solver.records[key] = record
+        return solver.records.get(key)
+
+    def finish(self, solver: Solver) -> Solved:
+        """What was made, once all of it is there."""
+        plan, job = solver.plan, solver.job
+        stage = plan.target
+
+        def record_of(entry: Entry) -> CacheRecord:
+            if entry.op is not None:
+                return solver.records[entry.key]
+            record = self.find_config(solver, entry.key)
+            if record is None:
+                record = CacheRecord(created_ns=job.now_ns(), title=entry.text)
+                self.parts.cache.put(entry.key, record)
+                solver.records[entry.key] = record
+            return record
+
+        layers = solver.stack(stage.end)
+        config = make_config(stage, layers, record_of, plan.platform, job.epoch_ns)
+        base = stage.base.image
+        unchanged = base.descriptor if base is not None and is_unchanged(stage) else None
+        return Solved(plan.platform, plan, config, layers, unchanged)
+
+    async def write(self, solved: Solved) -> Descriptor:
+        """The blobs of an image for one platform; the manifest's descriptor."""
+        if solved.unchanged:
+            return solved.unchanged
+        content = self.parts.workshop.unpacker.content
+        return await asyncio.to_thread(write_image, content, self.lease, solved.config, solved.layers)
+
+    async def check(self, source: Source, platform: Platform) -> Sequence[Finding]:
+        """What the rules find; variables are looked at in stages whose base is here."""
+        scope, graph = self.outline(source, platform)
+        base_env: dict[int, dict[str, str]] = {}
+        for index, node in graph.nodes.items():
+            if isinstance(node.base, str):
+                wanted = node.platform or self._asked(platform)
+                image = self._bases.get((node.base, wanted))
+                if image is None:
+                    with suppress(NotFound):
+                        image = await self.parts.images.resolve(node.base, platform=wanted)
+                if image is not None:
+                    base_env[index] = dict(start_state(image.config.config).env)
+        return lint(source.file, scope, base_env=base_env, ignore=source.ignore)
+
+
+def context_paths(instruction: Instruction) -> list[str]:
+    """The paths of the main context that an instruction names."""
+    value = instruction.value
+    if isinstance(value, Copy):
+        inline = {heredoc.name for heredoc in value.heredocs}
+        return [] if value.from_ else [path for path in value.sources if path not in inline]
+    if isinstance(value, Run):
+        return [mount.source or "." for mount in value.mounts if mount.type == "bind" and not mount.from_]
+    return []
+
+
+def may_take_files(trigger: str) -> bool:
+    """Whether an ONBUILD trigger may take files from the context."""
+    return trigger.strip().split(maxsplit=1)[:1] not in ([], ["ENV"], ["LABEL"], ["CMD"], ["USER"])
+
+
+def without_own_files(index: Index, ignore: Ignore, dockerfile: str) -> Index:
+    """Clients send the Dockerfile and the ignore file even if they are ignored: then they are not for COPY."""
+    own = [name for name in (dockerfile, ".dockerignore") if ignore.excludes(name)]
+    dropped = {name.encode("utf-8", "surrogateescape") for name in own}
+    if not dropped:
+        return index
+    return Index(index.path, {path: item for path, item in index.items.items() if path not in dropped})
