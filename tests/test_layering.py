@@ -13,7 +13,7 @@ ROWS = [
     {"images", "hub"},
     {"registry", "network", "volumes", "runtime"},
     {"store", "remotes"},
-    {"linux"},
+    {"linux", "grpc"},
     {"spec", "errors", "events", "config"},
 ]
 # Doors: they speak HTTP to the engine and know only what is pure.
