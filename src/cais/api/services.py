@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from cais.api.buildkit.door import BuildkitDoor
 from cais.build.builder import Builder
 from cais.config import Config
 from cais.containers.containers import Containers
@@ -53,3 +54,4 @@ class Services:
     cgroups: Cgroups
     budgeter: Budgeter
     builder: Builder
+    buildkit: BuildkitDoor

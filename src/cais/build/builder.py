@@ -97,7 +97,7 @@ class Builder:
                 build.lease.digests.add(image.id)
                 return image
         reference = parse_reference(name).tagged()
-        pull = PullRequest(reference, platform, request.credentials(reference.domain))
+        pull = PullRequest(reference, platform, await request.credentials(reference.domain))
         async with aclosing(images.pull(pull)) as events:
             async for event in events:
                 tell.put_nowait(event)

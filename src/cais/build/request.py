@@ -1,7 +1,7 @@
 """What a build is asked for, and what it tells while it goes on."""
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from cais.spec.digest import Digest
 from cais.spec.platform import Platform
 
 
-def _anonymous(domain: str) -> Credentials:
+async def _anonymous(domain: str) -> Credentials:
     return ANONYMOUS
 
 
@@ -91,7 +91,7 @@ class BuildRequest:
     no_cache_filter: frozenset[str] = frozenset()
     pull: bool = False
     host: HostConfig = field(default_factory=HostConfig)
-    credentials: Callable[[str], Credentials] = _anonymous
+    credentials: Callable[[str], Awaitable[Credentials]] = _anonymous
     secrets: Secrets = field(default_factory=HeldSecrets)
     agents: Agents = field(default_factory=NoAgents)
     contexts: Mapping[str, str] = field(default_factory=dict)
@@ -195,11 +195,13 @@ BuildEvent = (
 
 
 class CommandFailed(Invalid):
-    """The program of a RUN ended with ``code``."""
+    """The program of a RUN ended with ``code``; ``command`` is what ran, ``reason`` what is known beside the code."""
 
-    def __init__(self, message: str, code: int) -> None:
+    def __init__(self, message: str, code: int, command: str = "", reason: str = "") -> None:
         super().__init__(message, code)
         self.code = code
+        self.command = command
+        self.reason = reason
 
     def __str__(self) -> str:
         return str(self.args[0])

@@ -5,10 +5,12 @@ import logging
 from contextlib import AsyncExitStack
 
 from cais.api.app import App
+from cais.api.buildkit.door import BuildkitDoor
 from cais.api.routes.table import make_routes
 from cais.api.services import Services
 from cais.build.builder import Builder
 from cais.build.cache import BuildCache
+from cais.build.synced import SyncedStore
 from cais.config import Config
 from cais.containers.containers import Containers
 from cais.containers.labels import Profiles
@@ -120,6 +122,8 @@ async def _build(config: Config, stack: AsyncExitStack) -> Services:
     )
     builder = Builder(rooms, images, Unpacker(content, layers, workers, root), cache)
     stack.push_async_callback(builder.close)
+    door = BuildkitDoor(builder, SyncedStore(root), _worker_labels(machine.hostname))
+    stack.push_async_callback(door.close)
     driver_name = "overlayfs" if isinstance(snapshots, Overlay) else "native"
     facts = find_facts(config, cgroups, storage_driver=driver_name)
     budgeter = Budgeter(images, config.budget, containers.image_users, bus)
@@ -140,7 +144,20 @@ async def _build(config: Config, stack: AsyncExitStack) -> Services:
         cgroups=cgroups,
         budgeter=budgeter,
         builder=builder,
+        buildkit=door,
     )
+
+
+def _worker_labels(hostname: str) -> dict[str, str]:
+    """What clients of BuildKit's API read of this engine; the snapshotter says that images of several platforms are
+    possible (docker/buildx driver/docker/driver.go)."""
+    prefix = "org.mobyproject.buildkit.worker."
+    return {
+        "id": f"cais-{hostname}",
+        f"{prefix}executor": "cais",
+        f"{prefix}hostname": hostname,
+        f"{prefix}snapshotter": "overlayfs",
+    }
 
 
 TRASH_SECONDS = 10.0

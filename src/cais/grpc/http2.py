@@ -101,7 +101,7 @@ class Connection(asyncio.Protocol):
         on_lost: Callable[[], None] | None = None,
     ) -> None:
         self._accept = accept
-        self._on_lost = on_lost
+        self._watchers = [on_lost] if on_lost is not None else []
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
         self._streams: dict[int, Stream] = {}
@@ -150,6 +150,10 @@ class Connection(asyncio.Protocol):
         except hpack.HPACKError as error:
             self._give_up(ErrorCode.COMPRESSION_ERROR, str(error))
 
+    def watch(self, on_lost: Callable[[], None]) -> None:
+        """Call ``on_lost`` once, when the connection has gone."""
+        self._watchers.append(on_lost)
+
     def pause_writing(self) -> None:
         """Too much is waiting."""
         if self._drained is None:
@@ -173,9 +177,9 @@ class Connection(asyncio.Protocol):
         self._wake()
         for stream in list(self._streams.values()):
             self._lose(stream, "the connection was lost", ErrorCode.NO_ERROR)
-        if self._on_lost is not None:
-            on_lost, self._on_lost = self._on_lost, None
-            on_lost()
+        watchers, self._watchers = self._watchers, []
+        for watcher in watchers:
+            watcher()
 
     def close(self) -> None:
         """Say good-bye and close; what was written is still sent."""

@@ -49,6 +49,11 @@ class Ignore:
         """Something below an excluded folder may be wanted."""
         return any(rule.exception for rule in self.rules)
 
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The rules as they were written, for whoever applies them elsewhere."""
+        return tuple(rule.text for rule in self.rules)
+
     def excludes(self, path: str) -> bool:
         """Whether ``path`` (relative, slashes, no dots) is left out: it or a folder above it is named."""
         excluded = False

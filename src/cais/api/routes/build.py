@@ -2,7 +2,7 @@
 
 import base64
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -160,7 +160,7 @@ def _texts(values: dict[str, str | None]) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def parse_credentials(header: str) -> Callable[[str], Credentials]:
+def parse_credentials(header: str) -> Callable[[str], Awaitable[Credentials]]:
     """``X-Registry-Config``: base64url of credentials by registry. Raises Invalid, without a word of what it held."""
     if len(header) > _HEADER_LIMIT:
         raise Invalid("invalid X-Registry-Config header: it is too long")
@@ -171,7 +171,7 @@ def parse_credentials(header: str) -> Callable[[str], Credentials]:
     except (ValueError, RecursionError):
         raise Invalid("invalid X-Registry-Config header: want base64url of a JSON object") from None
 
-    def find(domain: str) -> Credentials:
+    async def find(domain: str) -> Credentials:
         entry = find_entry(auths or {}, make_key(domain))
         if not entry:
             return ANONYMOUS

@@ -1,0 +1,46 @@
+"""All of BuildKit's API in one object: one for each engine, a server for each connection."""
+
+from collections.abc import Mapping
+
+from cais.api.buildkit.control import Control
+from cais.api.buildkit.failure import explain
+from cais.api.buildkit.jobs import Jobs
+from cais.api.buildkit.sessions import Sessions
+from cais.api.buildkit.solving import Solving
+from cais.build.builder import Builder
+from cais.build.synced import SyncedStore
+from cais.grpc.calls import Call, Server
+from cais.grpc.http2 import Connection
+
+_HEALTH = "/grpc.health.v1.Health/Check"
+
+
+class BuildkitDoor:
+    """``labels`` describe the worker; ``store`` keeps what clients send over and over."""
+
+    def __init__(self, builder: Builder, store: SyncedStore, labels: Mapping[str, str]) -> None:
+        self.sessions = Sessions()
+        self.jobs = Jobs()
+        self.solving = Solving(builder, self.sessions, self.jobs, store)
+        self.control = Control(self.solving, self.sessions, self.jobs, labels)
+        self._servers: set[Server] = set()
+        self._handlers = {**self.control.handlers, _HEALTH: _healthy}
+
+    def accept(self) -> Connection:
+        """The protocol of a new connection whose client calls us."""
+        server = Server(self._handlers, explain=explain, on_lost=lambda: self._servers.discard(server))
+        self._servers.add(server)
+        return server.connection
+
+    async def close(self) -> None:
+        """End all connections, and with them all builds."""
+        for server in list(self._servers):
+            server.connection.close()
+        self.sessions.close()
+        await self.jobs.settle()
+
+
+async def _healthy(call: Call) -> None:
+    """``HealthCheckResponse``: SERVING."""
+    await call.receive()
+    await call.send(b"\x08\x01")

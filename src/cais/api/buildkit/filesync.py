@@ -1,0 +1,183 @@
+"""Taking a folder from a client: its walk comes as a stream, what is not known is asked for, all on one call.
+
+The protocol is fsutil's (tonistiigi/fsutil send.go, receive.go): ``STAT`` for every file in order, one without a file
+at the end; ``REQ`` with a file's number in that order; ``DATA`` with that number, empty at the end of a file; ``FIN``
+from both sides.
+"""
+
+import stat
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote_plus
+
+from cais.api.buildkit.sessions import Session
+from cais.api.buildkit.sessionwire import DATA, ERR, FIN, REQ, STAT, Packet, Stat
+from cais.build.context import Index
+from cais.build.synced import Incoming, Receiving, SyncedStore
+from cais.build.tree import Node
+from cais.errors import Invalid, NotFound, Unavailable
+from cais.grpc.calls import Call
+from cais.grpc.protobuf import decode
+from cais.grpc.status import Code, RpcError
+from cais.store.layers import tar
+
+METHOD = "/moby.filesync.v1.FileSync/DiffCopy"
+
+# Kinds in Go's os.FileMode.
+_FOLDER, _SYMLINK, _DEVICE, _FIFO, _SOCKET, _CHARACTER = 1 << 31, 1 << 27, 1 << 26, 1 << 25, 1 << 24, 1 << 21
+_SPECIAL = ((1 << 23, stat.S_ISUID), (1 << 22, stat.S_ISGID), (1 << 20, stat.S_ISVTX))
+
+Progress = Callable[[int], None]
+"""Called with the bytes that have come so far."""
+
+
+async def receive_folder(
+    session: Session,
+    store: SyncedStore,
+    name: str,
+    folder: Path,
+    *,
+    excludes: Iterable[str] = (),
+    paths: Iterable[str] = (),
+    progress: Progress | None = None,
+) -> Index:
+    """The client's folder ``name``. ``excludes``: patterns of what the client leaves out; ``paths``: nothing else is
+    wanted (none: everything). Raises NotFound (no such folder there), Invalid, Unavailable, OSError."""
+    if not session.offers(METHOD):
+        raise NotFound("the client offers no folder to build from")
+    metadata = {
+        "dir-name": (name,),
+        "exclude-patterns": tuple(excludes),
+        "followpaths": tuple(paths),
+    }
+    key = f"{session.shared_key}\0{name}" if session.shared_key else ""
+    async with store.receive(key, folder, part=bool(metadata["followpaths"])) as receiving:
+        call = session.channel.call(METHOD, encode_metadata(metadata))
+        try:
+            await _receive(call, receiving, progress)
+        except ConnectionResetError:
+            raise Unavailable("the client went away while it sent files") from None
+        except RpcError as error:
+            call.cancel()
+            raise _explain(error, name) from error
+        except BaseException:
+            call.cancel()
+            raise
+        await receiving.flush()
+        return receiving.index(folder)
+
+
+def _explain(error: RpcError, name: str) -> Exception:
+    if error.code == Code.NOT_FOUND or "no access allowed" in error.message:
+        return NotFound(f"the client has no folder {name!r} for this build")
+    if error.code in (Code.UNAVAILABLE, Code.CANCELLED):
+        return Unavailable(f"the client went away while it sent {name!r}: {error.message}")
+    return Invalid(f"the client could not send {name!r}: {error.message}")
+
+
+async def _receive(call: Call, receiving: Receiving, progress: Progress | None) -> None:
+    coming: dict[int, Incoming] = {}
+    number = 0
+    is_walked = False
+    while not (is_walked and not coming):
+        packet = await _next(call)
+        match packet.type:
+            case _ if packet.type == DATA:
+                file = coming.get(packet.id)
+                if file is None:
+                    raise Invalid(f"the client sent a file that nobody asked for: {packet.id}")
+                if packet.data:
+                    await receiving.write(file, packet.data)
+                    if progress is not None:
+                        progress(receiving.received)
+                else:
+                    receiving.finish(file)
+                    del coming[packet.id]
+            case _ if packet.type == STAT and packet.stat is None:
+                is_walked = True
+            case _ if packet.type == STAT:
+                assert packet.stat is not None
+                wanted = _take(receiving, packet.stat)
+                if wanted is not None:
+                    coming[number] = wanted
+                    await call.send(Packet(type=REQ, id=number))
+                number += 1
+            case _ if packet.type == ERR:
+                raise Invalid(f"the client could not send: {packet.data.decode('utf-8', 'replace')}")
+            case _:
+                raise Invalid(f"the client broke the transfer off: packet of type {packet.type}")
+    await call.send(Packet(type=FIN))
+    while (packet := await _next(call)).type != FIN:
+        pass
+    # The client may have closed its side already.
+    with suppress(ConnectionResetError, RpcError):
+        await call.end()
+        while await call.receive() is not None:
+            pass
+
+
+async def _next(call: Call) -> Packet:
+    message = await call.receive()
+    if message is None:
+        raise RpcError(Code.UNAVAILABLE, "the transfer ended too early")
+    return decode(message, Packet)
+
+
+def _take(receiving: Receiving, found: Stat) -> Incoming | None:
+    """Note one file of the walk; what must come."""
+    node = to_node(found)
+    return None if node is None else receiving.add(found.path, node, found.mtime)
+
+
+def to_node(found: Stat) -> Node | None:
+    """A file as trees have it; None for a socket. Owners do not count: files of a context are root's."""
+    mode = found.mode & 0o777
+    for bit, meaning in _SPECIAL:
+        mode |= meaning if found.mode & bit else 0
+    link = found.link.encode("utf-8", "surrogateescape")
+    kind, device = tar.REGULAR, (0, 0)
+    if found.mode & _FOLDER:
+        kind = tar.FOLDER
+    elif found.mode & _SYMLINK:
+        kind = tar.SYMLINK
+    elif found.mode & _DEVICE:
+        kind = tar.CHARACTER if found.mode & _CHARACTER else tar.BLOCK_DEVICE
+        device = (found.major, found.minor)
+    elif found.mode & _FIFO:
+        kind = tar.FIFO
+    elif found.mode & _SOCKET:
+        return None
+    elif link:
+        kind = tar.HARD_LINK
+    if found.size < 0:
+        raise Invalid(f"the client says that {found.path!r} has {found.size} bytes")
+    return Node(
+        kind,
+        mode,
+        size=found.size if kind == tar.REGULAR else 0,
+        mtime=found.mtime // 1_000_000_000,
+        link=link if kind in (tar.SYMLINK, tar.HARD_LINK) else b"",
+        device=device,
+        xattrs={name: value for name, value in found.xattrs.items() if _is_kept(name)},
+    )
+
+
+def _is_kept(xattr: str) -> bool:
+    return xattr == "security.capability" or (
+        xattr.startswith("user.") and not xattr.startswith("user.overlay.")
+    )
+
+
+def encode_metadata(values: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Headers take ASCII alone: others are quoted, and marked as such (session/filesync/filesync.go)."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, texts in values.items():
+        if not texts:
+            continue
+        if all(text.isascii() and text.isprintable() for text in texts):
+            found[name] = texts
+        else:
+            found[name] = tuple(quote_plus(text, errors="surrogateescape") for text in texts)
+            found[f"{name}-encoded"] = ("1",)
+    return found

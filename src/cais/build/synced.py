@@ -1,0 +1,279 @@
+"""Folders that clients send over and over: what came before is kept, so that only what changed has to come again.
+
+    build/synced/<key>/pack    the bytes of files, one after the other; it only grows
+    build/synced/<key>/index   what is where, as msgpack, written whole
+
+A build holds the pack by a hard link of its own, so a pack that is given up lives as long as somebody reads it. As in
+BuildKit, a file whose name, mode, size and time are what they were is taken for the same.
+"""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from cais.build.context import MAX_FILES, Index, Item, clean_member
+from cais.build.tree import Node
+from cais.errors import Invalid
+from cais.store.layers import tar
+
+EMPTY = hashlib.sha256().digest()
+_BATCH = 1 << 20
+_SLACK = 64 << 20
+"""Bytes of a pack that nothing refers to and that may be kept, beside as many as there are in use."""
+
+
+class Known(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A file that came before: by what it is recognised, its digest, and where its bytes are."""
+
+    mode: int
+    size: int
+    mtime_ns: int
+    digest: bytes
+    pieces: tuple[tuple[int, int, int], ...]
+
+
+class _State(msgspec.Struct, frozen=True):
+    files: dict[bytes, Known]
+
+
+@dataclass(slots=True)
+class Incoming:
+    """A file whose bytes are coming."""
+
+    path: bytes
+    node: Node
+    mtime_ns: int
+    hash: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    pieces: list[tuple[int, int, int]] = field(default_factory=list)
+    size: int = 0
+
+
+class Receiving:
+    """One transfer into one folder: told of every file, it says which must come."""
+
+    def __init__(self, path: Path, known: dict[bytes, Known], fd: int) -> None:
+        self.path = path
+        self._known = known
+        self._fd = fd
+        self._end = os.fstat(fd).st_size
+        self._batch: list[tuple[Incoming, bytes]] = []
+        self._size = 0
+        self._writing: asyncio.Future[list[Incoming]] | None = None
+        self.items: dict[bytes, Item] = {}
+        self.fresh: dict[bytes, Known] = {}
+        self.received = 0
+
+    def add(self, path: str, node: Node, mtime_ns: int) -> Incoming | None:
+        """One file of the walk; what is returned must come. Hard links have ``node.kind`` HARD_LINK. Raises Invalid."""
+        name = clean_member(os.fsencode(path))
+        if not name:
+            return None
+        if len(self.items) >= MAX_FILES:
+            raise Invalid(f"the context has more than {MAX_FILES} files")
+        above = name.rpartition(b"/")[0]
+        if above and ((found := self.items.get(above)) is None or not found.node.is_folder):
+            raise Invalid(f"the context's files came in a wrong order: {os.fsdecode(name)}")
+        if node.kind == tar.HARD_LINK:
+            self._link(name, node)
+            return None
+        if node.kind != tar.REGULAR:
+            self.items[name] = Item(node, EMPTY)
+            return None
+        known = self._known.get(name)
+        if known and (known.mode, known.size, known.mtime_ns) == (node.mode, node.size, mtime_ns):
+            self.items[name] = Item(node, known.digest, known.pieces)
+            self.fresh[name] = known
+            return None
+        # Its place in the order, until it is there.
+        self.items[name] = Item(node)
+        return Incoming(name, node, mtime_ns)
+
+    def _link(self, name: bytes, node: Node) -> None:
+        target = clean_member(node.link)
+        item = self.items.get(target)
+        if item is None or item.node.is_folder:
+            raise Invalid(f"hard link in the build context leads nowhere: {os.fsdecode(name)}")
+        if not item.node.identity:
+            identity = (len(self.items),)
+            item = msgspec.structs.replace(item, node=msgspec.structs.replace(item.node, identity=identity))
+            self.items[target] = item
+        self.items[name] = item
+
+    async def write(self, file: Incoming, data: bytes) -> None:
+        """More of a file. Raises OSError."""
+        self._batch.append((file, data))
+        self._size += len(data)
+        self.received += len(data)
+        if self._size >= _BATCH:
+            await self._flush()
+
+    def finish(self, file: Incoming) -> None:
+        """All of a file has come."""
+        self._batch.append((file, b""))
+
+    async def flush(self) -> None:
+        """Everything is written and every file known. Raises OSError."""
+        await self._flush()
+        await self._settle()
+        for name, item in self.items.items():
+            # A hard link to a file that came after it was named.
+            if item.node.kind == tar.REGULAR and not item.digest:
+                raise Invalid(f"the client did not send {os.fsdecode(name)}")
+
+    def index(self, folder: Path) -> Index:
+        """What came, for a build whose folder it is; in the block of ``receive``, after ``flush``."""
+        path = folder / f"synced-{uuid.uuid4().hex}"
+        os.link(self.path, path)
+        return Index(str(path), dict(sorted(self.items.items())))
+
+    async def _flush(self) -> None:
+        batch, self._batch, self._size = self._batch, [], 0
+        await self._settle()
+        loop = asyncio.get_running_loop()
+        self._writing = loop.run_in_executor(None, self._absorb, batch)
+
+    async def _settle(self) -> None:
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            for file in await writing:
+                self._done(file)
+
+    def _absorb(self, batch: list[tuple[Incoming, bytes]]) -> list[Incoming]:
+        """In a thread: hash and write; one batch at a time. The files that are whole now."""
+        whole = b"".join(data for _, data in batch)
+        at = self._end
+        view = memoryview(whole)
+        while view:
+            view = view[os.pwrite(self._fd, view, self._end) :]
+            self._end = at + len(whole) - len(view)
+        finished = []
+        for file, data in batch:
+            if not data:
+                finished.append(file)
+                continue
+            file.hash.update(data)
+            file.pieces.append((file.size, at, len(data)))
+            file.size += len(data)
+            at += len(data)
+        return finished
+
+    def _done(self, file: Incoming) -> None:
+        digest = file.hash.digest()
+        pieces = merge_pieces(file.pieces)
+        # It may have grown or shrunk since the walk; what came counts.
+        old = self.items[file.path].node
+        node = msgspec.structs.replace(old, size=file.size)
+        item = Item(node, digest, pieces)
+        self.items[file.path] = item
+        if old.identity:
+            for name, other in self.items.items():
+                if other.node.identity == old.identity:
+                    self.items[name] = item
+        if file.size == file.node.size:
+            self.fresh[file.path] = Known(file.node.mode, file.size, file.mtime_ns, digest, pieces)
+
+
+def merge_pieces(pieces: list[tuple[int, int, int]]) -> tuple[tuple[int, int, int], ...]:
+    """Neighbours as one."""
+    merged: list[tuple[int, int, int]] = []
+    for start, offset, length in pieces:
+        if merged and merged[-1][1] + merged[-1][2] == offset:
+            first, at, size = merged[-1]
+            merged[-1] = (first, at, size + length)
+        else:
+            merged.append((start, offset, length))
+    return tuple(merged)
+
+
+class SyncedStore:
+    """All such folders of an engine."""
+
+    def __init__(self, root: Path) -> None:
+        """``root``: the engine's root folder."""
+        self._base = root / "build" / "synced"
+        self._base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    @asynccontextmanager
+    async def receive(self, key: str, folder: Path, *, part: bool = False) -> AsyncIterator[Receiving]:
+        """A transfer into the folder ``key`` (empty: nothing came before, nothing is kept); one at a time of each.
+        ``folder`` is the build's; ``part``: the walk is not of everything. Raises OSError."""
+        if not key:
+            path = folder / f"pack-{uuid.uuid4().hex}"
+            with path.open("x+b", buffering=0) as file:
+                yield Receiving(path, {}, file.fileno())
+            return
+        name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            place = self._base / name
+            place.mkdir(mode=0o700, exist_ok=True)
+            known = await asyncio.to_thread(_load, place)
+            fd = os.open(place / "pack", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                receiving = Receiving(place / "pack", known, fd)
+                yield receiving
+                kept = {**known, **receiving.fresh} if part else receiving.fresh
+                if kept != known or receiving.received:
+                    await asyncio.to_thread(_save, place, kept)
+            finally:
+                os.close(fd)
+
+    def prune(self, unused_since_ns: int = 0) -> int:
+        """Forget folders not used since then (0: all); how many bytes that frees once nobody reads them."""
+        freed = 0
+        for place in self._base.iterdir():
+            lock = self._locks.get(place.name)
+            with suppress(OSError):
+                status = (place / "pack").stat()
+                used = (place / "index").stat().st_mtime_ns
+                if (lock and lock.locked()) or (unused_since_ns and used >= unused_since_ns):
+                    continue
+                freed += status.st_blocks * 512
+            shutil.rmtree(place, ignore_errors=True)
+        return freed
+
+    def size(self) -> int:
+        """Bytes on disk."""
+        found = 0
+        for place in self._base.iterdir():
+            for path in place.iterdir():
+                with suppress(OSError):
+                    found += path.stat().st_blocks * 512
+        return found
+
+
+def _load(place: Path) -> dict[bytes, Known]:
+    """What is known; nothing if it makes no sense, or if most of the pack is dead."""
+    try:
+        state = msgspec.msgpack.decode((place / "index").read_bytes(), type=_State)
+        size = (place / "pack").stat().st_size
+    except (OSError, msgspec.MsgspecError):
+        state, size = _State({}), -1
+    used = sum(piece[2] for known in state.files.values() for piece in known.pieces)
+    ends = max((piece[1] + piece[2] for known in state.files.values() for piece in known.pieces), default=0)
+    if ends > size or size > 2 * used + _SLACK:
+        # A crash cut the pack, or it is mostly what nobody wants any more: begin again.
+        (place / "pack").unlink(missing_ok=True)
+        (place / "index").unlink(missing_ok=True)
+        return {}
+    with suppress(OSError):
+        os.utime(place / "index", ns=(time.time_ns(), time.time_ns()))
+    return state.files
+
+
+def _save(place: Path, files: dict[bytes, Known]) -> None:
+    temporary = place / f".index-{uuid.uuid4().hex}"
+    try:
+        temporary.write_bytes(msgspec.msgpack.encode(_State(files)))
+        temporary.rename(place / "index")
+    finally:
+        temporary.unlink(missing_ok=True)
