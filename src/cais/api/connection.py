@@ -15,6 +15,9 @@ from typing import Any, cast
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from cais.grpc.frames import PREFACE
+from cais.grpc.http2 import Connection as Http2
+
 HEAD_LIMIT = 64 << 10
 """Bytes of a request head that are kept for the split; aiohttp refuses longer ones anyway."""
 
@@ -24,6 +27,7 @@ TAIL_LIMIT = 1 << 20
 _HIJACKABLE = re.compile(
     rb"POST /(?:v[0-9.]+/)?(?:containers/[^ ?]+/attach|exec/[^ ?]+/start|session|grpc)[ ?]"
 )
+_HTTP2 = PREFACE[:14]
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,10})[ \t]*\r\n", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 
@@ -45,6 +49,9 @@ class Connection(RequestHandler):
         """Bytes from the client: to aiohttp, except those behind a request that may leave HTTP."""
         if self._tail is not None:
             self._keep(data)
+            return
+        if data.startswith(_HTTP2) and self._request_count == 0 and not self._head:
+            self._hand_over(data)
             return
         if self._left:
             self._pass_body(data)
@@ -98,6 +105,18 @@ class Connection(RequestHandler):
         self._tail = None
         return reusable
 
+    def _hand_over(self, data: bytes) -> None:
+        """The client speaks HTTP/2 from the first byte: gRPC without an upgrade."""
+        make = cast(Listener, self._manager).make_http2
+        if make is None or self.transport is None:
+            super().data_received(data)
+            return
+        transport, protocol = self.transport, make()
+        protocol.watch(lambda: RequestHandler.connection_lost(self, None))
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        protocol.data_received(data)
+
     def _is_idle(self) -> bool:
         # Only at the start of a request: a body may contain anything. _waiter: aiohttp waits for a request.
         return not self._messages and (self._waiter is not None or self._request_count == 0)
@@ -124,7 +143,9 @@ class Connection(RequestHandler):
 
 
 class Listener(web.Server):
-    """aiohttp's low-level server, with our connections."""
+    """aiohttp's low-level server, with our connections. ``make_http2``: the protocol for who speaks HTTP/2."""
+
+    make_http2: Callable[[], Http2] | None = None
 
     def __call__(self) -> RequestHandler:
         """A new connection's protocol."""

@@ -10,7 +10,6 @@ from cais.api.routes.table import make_routes
 from cais.api.services import Services
 from cais.build.builder import Builder
 from cais.build.cache import BuildCache
-from cais.build.synced import SyncedStore
 from cais.config import Config
 from cais.containers.containers import Containers
 from cais.containers.labels import Profiles
@@ -122,7 +121,7 @@ async def _build(config: Config, stack: AsyncExitStack) -> Services:
     )
     builder = Builder(rooms, images, Unpacker(content, layers, workers, root), cache)
     stack.push_async_callback(builder.close)
-    door = BuildkitDoor(builder, SyncedStore(root), _worker_labels(machine.hostname))
+    door = BuildkitDoor(builder, root, _worker_labels(machine.hostname))
     stack.push_async_callback(door.close)
     driver_name = "overlayfs" if isinstance(snapshots, Overlay) else "native"
     facts = find_facts(config, cgroups, storage_driver=driver_name)

@@ -134,6 +134,7 @@ async def listening(engine: Engine, doors: Sequence[Door]) -> AsyncIterator[None
             tcp_keepalive=door.is_tcp and door.tls is None,
             lingering_time=0,
         )
+        listener.make_http2 = engine.services.buildkit.accept
         serve: Callable[[], asyncio.Protocol] = listener
         if door.tls is not None:
             serve = functools.partial(TlsConnection, door.tls, listener)

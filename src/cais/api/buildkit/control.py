@@ -5,6 +5,8 @@ import time
 from collections.abc import Mapping
 
 from cais.api.buildkit.bridge import Bridge
+from cais.api.buildkit.failure import explain
+from cais.api.buildkit.history import History
 from cais.api.buildkit.jobs import Job, Jobs, Outcome
 from cais.api.buildkit.messages import (
     BytesMessage,
@@ -27,6 +29,7 @@ from cais.api.buildkit.sessions import Sessions
 from cais.api.buildkit.solving import Solving
 from cais.build.cache import Usage
 from cais.grpc.calls import Call, Handler
+from cais.grpc.status import Code, Status
 from cais.spec.platform import Platform
 
 CONTROL = "/moby.buildkit.v1.Control/"
@@ -37,8 +40,16 @@ VERSION = "v0.25.1"
 class Control:
     """The services of one engine; ``handlers`` for every connection's server."""
 
-    def __init__(self, solving: Solving, sessions: Sessions, jobs: Jobs, labels: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        solving: Solving,
+        sessions: Sessions,
+        jobs: Jobs,
+        history: History,
+        labels: Mapping[str, str],
+    ) -> None:
         """``labels`` describe this worker."""
+        self._history = history
         self._solving = solving
         self._sessions = sessions
         self._jobs = jobs
@@ -53,18 +64,29 @@ class Control:
             f"{CONTROL}DiskUsage": self.disk_usage,
             f"{CONTROL}Prune": self.prune,
             **self._bridge.handlers,
+            **history.handlers,
         }
 
     async def solve(self, call: Call) -> None:
         """A build, to its end; a client that goes away ends it."""
         request = await call.receive_as(SolveRequest)
         job = self._jobs.open(request.ref, request.session)
+        self._history.begin(request, job)
+        response: dict[str, str] = {}
+        failure: Status | None = None
         try:
             async with job.stack:
                 outcomes = await self._outcomes(request, job)
                 response = await self._solving.export(request, job, outcomes)
+        except asyncio.CancelledError:
+            failure = Status(code=Code.CANCELLED, message="canceled")
+            raise
+        except Exception as error:
+            failure = explain(error)
+            raise
         finally:
             self._jobs.close(job)
+            await asyncio.shield(self._history.end(job, response, failure))
         await call.send(SolveResponse(exporter_response=response))
 
     async def _outcomes(self, request: SolveRequest, job: Job) -> tuple[Outcome, ...]:
@@ -82,6 +104,10 @@ class Control:
     async def status(self, call: Call) -> None:
         """What is told of a build, from its beginning."""
         request = await call.receive_as(StatusRequest)
+        if self._history.has(request.ref):
+            async for message in self._history.told(request.ref):
+                await call.send(message)
+            return
         job = await self._jobs.get(request.ref)
         async for message in job.follow():
             await call.send(message)

@@ -1,9 +1,11 @@
 """All of BuildKit's API in one object: one for each engine, a server for each connection."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from cais.api.buildkit.control import Control
 from cais.api.buildkit.failure import explain
+from cais.api.buildkit.history import History
 from cais.api.buildkit.jobs import Jobs
 from cais.api.buildkit.sessions import Sessions
 from cais.api.buildkit.solving import Solving
@@ -16,13 +18,14 @@ _HEALTH = "/grpc.health.v1.Health/Check"
 
 
 class BuildkitDoor:
-    """``labels`` describe the worker; ``store`` keeps what clients send over and over."""
+    """``root`` is the engine's; ``labels`` describe the worker."""
 
-    def __init__(self, builder: Builder, store: SyncedStore, labels: Mapping[str, str]) -> None:
+    def __init__(self, builder: Builder, root: Path, labels: Mapping[str, str]) -> None:
         self.sessions = Sessions()
         self.jobs = Jobs()
-        self.solving = Solving(builder, self.sessions, self.jobs, store)
-        self.control = Control(self.solving, self.sessions, self.jobs, labels)
+        self.solving = Solving(builder, self.sessions, self.jobs, SyncedStore(root))
+        self.history = History(root, builder.unpacker.content)
+        self.control = Control(self.solving, self.sessions, self.jobs, self.history, labels)
         self._servers: set[Server] = set()
         self._handlers = {**self.control.handlers, _HEALTH: _healthy}
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
+from cais.api.buildkit.historywire import BuildResult
 from cais.api.buildkit.messages import (
     Position,
     Range,
@@ -58,6 +59,8 @@ class Job:
         self.started_ns = time.time_ns()
         self.vertices: dict[str, Vertex] = {}
         self.warnings = 0
+        self.result: BuildResult | None = None
+        self.blobs: dict[str, bytes] = {}
         self.is_done = False
         self._messages: list[StatusResponse] = []
         self._logged = 0
