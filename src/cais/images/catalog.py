@@ -189,6 +189,15 @@ class Catalog:
             raise NotFound(f"image {_show(rows[0])} has no content{wanted} on this machine")
         return self._image(rows, target, platforms, chosen)
 
+    def preview(self, target: Descriptor) -> Image:
+        """A manifest or index that is here but may have no name, as an image. Raises NotFound, Corrupt, Invalid."""
+        platforms = list_platforms(self._content, target)
+        chosen = choose(platforms, self.host, None) or next((one for one in platforms if one.config), None)
+        if chosen is None or chosen.config is None:
+            raise NotFound(f"image {target.digest} has no content on this machine")
+        row = ImageName(NAMELESS + target.digest, target.digest, target.media_type, target.size, 0, 0)
+        return self._image([row], target, platforms, chosen)
+
     def victim(self, digest: Digest) -> Victim:
         """The image ``digest`` as something to remove, which must work for damaged ones too."""
         rows = self._metadata.list_names(digest)

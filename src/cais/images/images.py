@@ -418,6 +418,14 @@ class Images:
             self._catalog.publish("tag", image.id, shown, image.config.config.labels)
         return image
 
+    def preview(self, target: Descriptor) -> Image:
+        """A manifest or index under a lease, as the image it would be. Raises NotFound, Corrupt, Invalid."""
+        return self._catalog.preview(target)
+
+    def push_built(self, target: Descriptor, request: PushRequest, lease: Lease) -> AsyncGenerator[PushEvent]:
+        """Push what ``lease`` keeps, named here or not; without a tag by its digest alone. Raises as ``push``."""
+        return self._pusher.push(request, self._catalog.preview(target), lease)
+
     # Cleaning
 
     async def sweep(self) -> None:

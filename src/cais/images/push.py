@@ -231,9 +231,9 @@ class Pusher:
         return plan
 
     async def _push_documents(self, uploads: Uploads, plan: PushPlan) -> None:
-        """What is named before what names it; nothing if the tag is right already."""
+        """What is named before what names it; nothing if the tag is right already. Without a tag: by digest alone."""
         top = plan.target.descriptor
-        tag = str(uploads.reference.tag)
+        tag = str(uploads.reference.tag or top.digest)
         if await uploads.has_manifest(tag, top.digest):
             return
         for document in plan.documents:
@@ -251,7 +251,7 @@ class Pusher:
         self._catalog.publish(
             "push", reference.familiar(), reference.familiar_name, image.config.config.labels
         )
-        tag = str(reference.tag)
+        tag = str(reference.tag or top.digest)
         yield PushEvent(f"{tag}: digest: {top.digest} size: {top.size}")
         yield PushEvent(result=Pushed(tag, top.digest, top.size))
         if plan.instead_of:
