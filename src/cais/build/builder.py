@@ -10,7 +10,10 @@ from cais.build.context import Index
 from cais.build.dockerfile.lint import Finding
 from cais.build.dockerfile.scope import PROXY_ARGS, platform_args
 from cais.build.dockerfile.values import Arg, Dockerfile
-from cais.build.inputs import TarInputs
+from cais.build.fetch.fetcher import Fetcher
+from cais.build.fetch.remote import RemoteInputs
+from cais.build.folder import Folders
+from cais.build.inputs import Inputs, TarInputs
 from cais.build.mounts import MountMaker
 from cais.build.plan import Plan, PlannedStep
 from cais.build.request import (
@@ -26,6 +29,7 @@ from cais.build.request import (
 )
 from cais.build.run import Runner
 from cais.build.solve import Running, Solver
+from cais.build.synced import SyncedStore
 from cais.build.workshop import Workshop
 from cais.containers.services import Rooms
 from cais.errors import NotFound
@@ -33,6 +37,7 @@ from cais.images.image import Image, PullEvent
 from cais.images.images import Images
 from cais.images.pull import PullRequest
 from cais.images.unpack import Unpacker
+from cais.remotes.client import Remotes
 from cais.spec.platform import Platform
 from cais.spec.reference import parse_reference
 
@@ -40,7 +45,9 @@ from cais.spec.reference import parse_reference
 class Builder:
     """All builds of an engine."""
 
-    def __init__(self, rooms: Rooms, images: Images, unpacker: Unpacker, cache: BuildCache) -> None:
+    def __init__(
+        self, rooms: Rooms, images: Images, unpacker: Unpacker, cache: BuildCache, remotes: Remotes
+    ) -> None:
         self.images = images
         self.unpacker = unpacker
         self.cache = cache
@@ -48,7 +55,10 @@ class Builder:
         codec = rooms.config.commit_compression
         workshop = Workshop(images, unpacker, self._runner, MountMaker(cache), cache, codec)
         running: dict[str, Running] = {}
-        self._parts = Parts(images, workshop, cache, running)
+        self.fetcher = Fetcher(unpacker.root, unpacker.workers)
+        self.folders = Folders(unpacker.root)
+        self.synced = SyncedStore(unpacker.root)
+        self.parts = Parts(images, workshop, cache, running, self.fetcher, remotes)
         self._builds: set[asyncio.Task[object]] = set()
 
     def containers(self) -> set[str]:
@@ -61,16 +71,28 @@ class Builder:
             task.cancel()
         await asyncio.gather(*self._builds, return_exceptions=True)
         await self._runner.close()
+        await self.fetcher.close()
+        self.folders.close()
 
     def usage(self) -> list[Usage]:
-        """What the cache holds."""
-        return self.cache.usage()
+        """What is kept of earlier builds: steps, cache mounts, and what was fetched."""
+        return [*self.cache.usage(), *self.fetcher.usage()]
 
     async def prune(self, *, unused_since_ns: int = 0, keep_bytes: int = 0) -> tuple[list[str], int]:
         """Forget; the ids and the bytes. What layers nothing else needs goes at once."""
-        found = self.cache.prune(unused_since_ns=unused_since_ns, keep_bytes=keep_bytes)
+        ids, freed = self.cache.prune(unused_since_ns=unused_since_ns, keep_bytes=keep_bytes)
+        if not keep_bytes:
+            old = [
+                usage.id
+                for usage in self.fetcher.usage()
+                if not unused_since_ns or usage.used_ns < unused_since_ns
+            ]
+            freed += self.fetcher.forget(old) + self.synced.prune(unused_since_ns)
+            ids += old
+            if not unused_since_ns:
+                self.folders.forget_all()
         await self.images.collect()
-        return found
+        return ids, freed
 
     @asynccontextmanager
     async def open(self, request: BuildRequest) -> AsyncIterator[Build]:
@@ -81,7 +103,7 @@ class Builder:
         try:
             with self.cache.scratch() as folder:
                 async with self.images.working() as lease:
-                    yield Build(request, self._parts, folder, lease)
+                    yield Build(request, self.parts, folder, lease)
         finally:
             if task is not None:
                 self._builds.discard(task)
@@ -107,14 +129,19 @@ class Builder:
 
     # The classic way: steps one after the other, whatever order they are made in
 
-    async def build(self, request: BuildRequest, context: AsyncIterator[bytes]) -> AsyncGenerator[BuildEvent]:
-        """Build an image from a context (a tar, compressed or not). A failure leaves nothing but what the cache knows.
+    async def build(
+        self, request: BuildRequest, context: AsyncIterator[bytes], remote: str = ""
+    ) -> AsyncGenerator[BuildEvent]:
+        """Build an image from a context (a tar, compressed or not), or from what ``remote`` names: a repository, the
+        URL of a tar or of a Dockerfile. A failure leaves nothing but what the cache knows.
 
         Cancelling ends its steps. Raises DockerfileError, CommandFailed, TaskFailed, NotFound, Invalid, Unsupported,
         Corrupt, Unavailable.
         """
         async with self.open(request) as build:
-            inputs = TarInputs(context, build.folder, self.unpacker.workers)
+            inputs: Inputs = TarInputs(context, build.folder, self.unpacker.workers)
+            if remote:
+                inputs = RemoteInputs(remote, build.fetching)
             queue: asyncio.Queue[BuildEvent | None] = asyncio.Queue()
             planning = asyncio.create_task(self._plan(build, inputs, queue))
             try:
@@ -135,7 +162,7 @@ class Builder:
             yield Named(parse_reference(name).familiar())
 
     async def _plan(
-        self, build: Build, inputs: TarInputs, queue: "asyncio.Queue[BuildEvent | None]"
+        self, build: Build, inputs: Inputs, queue: "asyncio.Queue[BuildEvent | None]"
     ) -> tuple[Plan, Index]:
         """The plan; what pulls tell goes into ``queue``, and None at the end."""
         try:

@@ -10,20 +10,26 @@ from pathlib import Path
 from cais.build.cache import BuildCache, CacheRecord, Layer
 from cais.build.context import Context, Index
 from cais.build.dockerfile.evaluate import start_state
-from cais.build.dockerfile.graph import Graph, make_graph
-from cais.build.dockerfile.lint import Finding, lint, parse_check
+from cais.build.dockerfile.graph import Graph, blame_image, make_graph
+from cais.build.dockerfile.lint import BasePlatforms, Finding, check_options, lint
 from cais.build.dockerfile.parse import parse_dockerfile
+from cais.build.dockerfile.rules import violation
 from cais.build.dockerfile.scope import Scope, make_scope, platform_args
 from cais.build.dockerfile.values import Copy, Dockerfile, Instruction, OnBuild, Run
-from cais.build.inputs import MAIN, Inputs
+from cais.build.fetch.fetcher import Fetcher, Fetching
+from cais.build.fetch.named import NamedContexts, Special
+from cais.build.fetch.sources import is_remote
+from cais.build.inputs import MAIN, DockerfileText, Inputs
 from cais.build.output import is_unchanged, make_config, parse_epoch, write_image
 from cais.build.plan import Entry, Plan, Planner
 from cais.build.request import BuildRequest
+from cais.build.share.load import Imported
 from cais.build.solve import Running, Solver
 from cais.build.workshop import Job, Workshop
-from cais.errors import NotFound
+from cais.errors import CaisError, Denied, Invalid, NotFound, Unavailable
 from cais.images.image import Image
 from cais.images.images import Images
+from cais.remotes.client import Remotes
 from cais.spec.descriptor import Descriptor
 from cais.spec.ignore import Ignore, clean_path, parse_ignore
 from cais.spec.image import ImageConfig
@@ -50,17 +56,19 @@ class Parts:
     workshop: Workshop
     cache: BuildCache
     running: dict[str, Running]
+    fetcher: Fetcher
+    remotes: Remotes
 
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """The result for one platform: nothing but layers and a configuration. ``unchanged``: it is just this image."""
+    """The result for one platform: layers and a configuration. ``unchanged``: it is just this image."""
 
     platform: Platform
     plan: Plan
     config: ImageConfig
     layers: Sequence[Layer]
-    unchanged: Descriptor | None = None
+    unchanged: Image | None = None
 
 
 @dataclass(slots=True)
@@ -72,8 +80,25 @@ class Build:
     folder: Path
     lease: Lease
     started_ns: int = field(default_factory=time.time_ns)
+    imports: Imported | None = None
+    """Caches from elsewhere, open as long as the build is."""
     _bases: dict[tuple[str, Platform | None], Image] = field(default_factory=dict)
     _job: Job | None = None
+    _fetching: Fetching | None = None
+    _named: NamedContexts | None = None
+    special: Special | None = None
+    """Gives named contexts that only the client's door knows of."""
+    origin: str = ""
+    """Where the context is from, if it is no folder of the client's: a URL or git reference."""
+    vcs: Mapping[str, str] = field(default_factory=dict)
+    """What the client says of its repository."""
+
+    @property
+    def fetching(self) -> Fetching:
+        """What is fetched from elsewhere; each thing once."""
+        if self._fetching is None:
+            self._fetching = Fetching(self.parts.fetcher, self.request, self.folder)
+        return self._fetching
 
     @property
     def platforms(self) -> Sequence[Platform]:
@@ -83,8 +108,8 @@ class Build:
     async def read(self, inputs: Inputs) -> Source:
         """Raises DockerfileError, NotFound, Invalid, Unavailable."""
         text = await inputs.dockerfile(self.request.dockerfile)
-        file = parse_dockerfile(text.data, text.name)
-        parse_check(file.directives.get("check", ""))
+        file = await parse_all(text, inputs)
+        check_options(file, self.request.args)
         return Source(file, parse_ignore(text.ignore) if text.ignore is not None else Ignore())
 
     def outline(self, source: Source, platform: Platform) -> tuple[Scope, Graph]:
@@ -92,12 +117,13 @@ class Build:
         request = self.request
         automatic = platform_args(self.parts.images.host, platform, request.target)
         scope = make_scope(source.file, request.args, automatic)
-        return scope, make_graph(source.file, scope, request.target)
+        return scope, make_graph(source.file, scope, request.target, request.contexts)
 
     async def load(
         self, source: Source, graphs: Mapping[Platform, Graph], inputs: Inputs, resolve: Resolve
     ) -> Index:
         """The bases, side by side and each asked for once, then the files that are needed of the context."""
+        self._named = NamedContexts(self.fetching, inputs, self.special)
         wanted: dict[tuple[str, Platform | None], asyncio.Task[Image]] = {}
         for target, graph in graphs.items():
             for name, platform in graph.images():
@@ -105,7 +131,8 @@ class Build:
                 if key not in wanted:
                     wanted[key] = asyncio.ensure_future(resolve(*key))
         try:
-            await asyncio.gather(*wanted.values())
+            for (name, _), task in wanted.items():
+                await _blamed(task, name, next(iter(graphs.values())))
             self._bases.update({key: task.result() for key, task in wanted.items()})
         finally:
             for task in wanted.values():
@@ -151,13 +178,16 @@ class Build:
             return found or await resolve(name, wanted or asked)
 
         scope, graph = outlined
-        planner = Planner(graph, scope, Context(index), known, platform, self.request)
+        planner = Planner(
+            graph, scope, Context(index), known, platform, self.request, self.fetching, self._named
+        )
         return await planner.plan()
 
     def job(self, index: Index) -> Job:
         """What all steps share; the same for every platform."""
         if self._job is None:
-            self._job = Job(self.request, index, self.folder, self.lease, parse_epoch(self.request.args))
+            epoch_ns = parse_epoch(self.request.args)
+            self._job = Job(self.request, index, self.folder, self.lease, epoch_ns, imports=self.imports)
         return self._job
 
     def solver(self, plan: Plan, index: Index) -> Solver:
@@ -169,7 +199,7 @@ class Build:
     def find_config(self, solver: Solver, key: str) -> CacheRecord | None:
         """The record of a step that changes the configuration alone."""
         if key not in solver.records and not self.request.no_cache:
-            record = self.parts.cache.find(key)
+            record = self.parts.cache.find(key) or (self.imports.find(key) if self.imports else None)
             if record:
                 solver.records[key] = record
         return solver.records.get(key)
@@ -192,20 +222,23 @@ class Build:
         layers = solver.stack(stage.end)
         config = make_config(stage, layers, record_of, plan.platform, job.epoch_ns)
         base = stage.base.image
-        unchanged = base.descriptor if base is not None and is_unchanged(stage) else None
+        unchanged = base if base is not None and is_unchanged(stage) else None
         return Solved(plan.platform, plan, config, layers, unchanged)
 
     async def write(self, solved: Solved) -> Descriptor:
         """The blobs of an image for one platform; the manifest's descriptor."""
         if solved.unchanged:
-            return solved.unchanged
+            return solved.unchanged.descriptor
+        if self.imports:
+            await self.imports.fetch(solved.layers, self.lease)
         content = self.parts.workshop.unpacker.content
         return await asyncio.to_thread(write_image, content, self.lease, solved.config, solved.layers)
 
     async def check(self, source: Source, platform: Platform) -> Sequence[Finding]:
-        """What the rules find; variables are looked at in stages whose base is here."""
+        """What the rules find; variables and platforms are looked at in stages whose base is here."""
         scope, graph = self.outline(source, platform)
         base_env: dict[int, dict[str, str]] = {}
+        platforms: dict[int, BasePlatforms] = {}
         for index, node in graph.nodes.items():
             if isinstance(node.base, str):
                 wanted = node.platform or self._asked(platform)
@@ -215,7 +248,49 @@ class Build:
                         image = await self.parts.images.resolve(node.base, platform=wanted)
                 if image is not None:
                     base_env[index] = dict(start_state(image.config.config).env)
-        return lint(source.file, scope, base_env=base_env, ignore=source.ignore)
+                    platforms[index] = BasePlatforms(node.platform or platform, image.config.platform)
+        ignore = source.ignore
+        return lint(source.file, scope, base_env=base_env, platforms=platforms, ignore=ignore)
+
+    def refuse_findings(self, source: Source, findings: Sequence[Finding]) -> None:
+        """Raises Invalid if there are any, and the Dockerfile says that then it fails."""
+        if findings and check_options(source.file, self.request.args).error:
+            raise Invalid(violation(finding.rule for finding in findings))
+
+
+class _Wanted(Exception):
+    """A file that the Dockerfile includes, which has to be fetched first."""
+
+
+async def parse_all(text: DockerfileText, inputs: Inputs) -> Dockerfile:
+    """The Dockerfile with what it includes; included files come from where it came from itself."""
+    files: dict[str, bytes | CaisError] = {}
+
+    def read(path: str) -> bytes:
+        if path not in files:
+            raise _Wanted(path)
+        found = files[path]
+        if isinstance(found, CaisError):
+            raise found
+        return found
+
+    while True:
+        try:
+            return parse_dockerfile(text.data, text.name, read)
+        except _Wanted as wanted:
+            path = str(wanted)
+            try:
+                files[path] = (await inputs.dockerfile(path)).data
+            except CaisError as error:
+                files[path] = error
+
+
+async def _blamed(task: "asyncio.Task[Image]", name: str, graph: Graph) -> None:
+    """Wait for an image; where the Dockerfile asks for it is said if it cannot be had."""
+    try:
+        await task
+    except (NotFound, Denied, Unavailable) as error:
+        raise blame_image(graph, name, str(error)) from error
 
 
 def context_paths(instruction: Instruction) -> list[str]:
@@ -223,7 +298,9 @@ def context_paths(instruction: Instruction) -> list[str]:
     value = instruction.value
     if isinstance(value, Copy):
         inline = {heredoc.name for heredoc in value.heredocs}
-        return [] if value.from_ else [path for path in value.sources if path not in inline]
+        if value.from_:
+            return []
+        return [path for path in value.sources if path not in inline and not is_remote(path)]
     if isinstance(value, Run):
         return [mount.source or "." for mount in value.mounts if mount.type == "bind" and not mount.from_]
     return []

@@ -1,16 +1,18 @@
-"""A build's context: the tar that a client sent, kept as it came and read by an index. Nothing of it is ever a path on
-this machine."""
+"""A build's context, read by an index: the tar that a client sent, kept as it came, or an open folder of the client's.
+Nothing of a tar is ever a path on this machine; nothing in a folder leads out of it."""
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
 
 import msgspec
 from msgspec.structs import replace
 
-from cais.build.tree import ROOT, Node, read_exactly, show
+from cais.build.tree import CHUNK, ROOT, Node, read_exactly, show
 from cais.errors import Invalid, NotFound
+from cais.linux.peers import open_beneath
 from cais.spec.ignore import Ignore
 from cais.store.layers import tar
 from cais.store.layers.codec import read_chunks
@@ -32,11 +34,46 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     pieces: tuple[tuple[int, int, int], ...] = ()
 
 
+class FileChanged(Invalid):
+    """A file of the context is not what it was when the build began."""
+
+
+def file_changed(path: bytes) -> FileChanged:
+    """The error for ``path``."""
+    return FileChanged(
+        f"the file {show(path)} changed during the build: build again when nothing writes to it"
+    )
+
+
 class Index(msgspec.Struct, frozen=True):
-    """All members by path, sorted; every folder above a member is one, too. ``path``: the plain tar."""
+    """All members by path, sorted; every folder above a member is one, too.
+
+    ``path``: the plain tar; or an open folder, whose files are read by their own paths and must be what ``digest``
+    says. In the engine's process the path of a folder is a ``FolderPath``. ``memo``: fingerprints of parts of
+    these very items, by what was asked; shared by all builds that have the same.
+    """
 
     path: str
     items: dict[bytes, Item]
+    memo: dict[str, str] | None = None
+
+
+class FolderPath(str):
+    """The path of an open folder, with ``hasher``: it finds a digest that is not known yet. For a worker it becomes a
+    plain text: what was found goes there with the items."""
+
+    __slots__ = ("hasher",)
+    hasher: Callable[[bytes], bytes]
+
+    def __reduce__(self) -> Any:
+        return str, (str(self),)
+
+
+def make_folder_path(path: str, hasher: Callable[[bytes], bytes]) -> FolderPath:
+    """``path`` with its hasher."""
+    made = FolderPath(path)
+    made.hasher = hasher
+    return made
 
 
 def index_context(source: str, plain: str) -> Index:
@@ -152,7 +189,9 @@ class Context:
             self._items = {
                 path: item for path, item in index.items.items() if not ignore.excludes(os.fsdecode(path))
             }
+        self.memo = index.memo if self._items is index.items else None
         self._path = index.path
+        self._hasher = index.path.hasher if isinstance(index.path, FolderPath) else None
         self._listing: dict[bytes, list[bytes]] | None = None
         self._fd = -1
 
@@ -171,21 +210,36 @@ class Context:
         return self._listing.get(path, ())
 
     def digest(self, path: bytes) -> bytes:
-        """Of the bytes of the file at ``path``; empty for other things."""
+        """Of the bytes of the file at ``path``; empty for other things. Raises FileChanged, Invalid."""
         item = self._items.get(path)
-        return item.digest if item else b""
+        if item is None or item.node.kind != tar.REGULAR:
+            return b""
+        if self._hasher and not item.digest:
+            item = self._items[path] = Item(item.node, self._hasher(path))
+        return item.digest
 
     def read(self, path: bytes) -> Iterator[bytes]:
         """Tree.read."""
-        if self._fd < 0:
-            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         item = self._items[path]
+        if self._is_folder():
+            if not item.digest:
+                raise Invalid(f"the content of {show(path)} is in no key: it cannot be copied")
+            yield from read_checked(self._file(), path, item)
+            return
         at = 0
         for start, offset, length in item.pieces:
             yield from _zeros(start - at)
-            yield from read_exactly(self._fd, offset, length)
+            yield from read_exactly(self._file(), offset, length)
             at = start + length
         yield from _zeros(item.node.size - at)
+
+    def _file(self) -> int:
+        if self._fd < 0:
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        return self._fd
+
+    def _is_folder(self) -> bool:
+        return stat.S_ISDIR(os.fstat(self._file()).st_mode)
 
     def read_text(self, path: str) -> bytes:
         """A whole small file: a Dockerfile. Raises NotFound, Invalid."""
@@ -195,6 +249,8 @@ class Context:
             raise NotFound(f"cannot locate specified Dockerfile: {path}")
         if node.size > _DOCKERFILE_LIMIT:
             raise Invalid(f"{path} is larger than {_DOCKERFILE_LIMIT} bytes")
+        if self._is_folder():
+            return b"".join(read_checked(self._file(), raw, self._items[raw]))
         return b"".join(self.read(raw))
 
     def close(self) -> None:
@@ -202,6 +258,30 @@ class Context:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def read_checked(folder: int, path: bytes, item: Item) -> Iterator[bytes]:
+    """The bytes of the file at ``path`` below the open ``folder``: as many as ``item`` says, and of its digest if it
+    has one. Raises FileChanged, at the end at the latest: what was read until then is to be thrown away."""
+    try:
+        fd = open_beneath(folder, path)
+    except OSError:
+        raise file_changed(path) from None
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise file_changed(path)
+        content, left = hashlib.sha256(), item.node.size
+        while left:
+            part = os.read(fd, min(left, CHUNK))
+            if not part:
+                raise file_changed(path)
+            left -= len(part)
+            content.update(part)
+            yield part
+        if os.read(fd, 1) or (item.digest and content.digest() != item.digest):
+            raise file_changed(path)
+    finally:
+        os.close(fd)
 
 
 def _zeros(size: int) -> Iterator[bytes]:

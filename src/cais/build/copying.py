@@ -13,6 +13,7 @@ from typing import BinaryIO, cast
 from msgspec.structs import replace
 
 from cais.build.chmod import Change
+from cais.build.dockerfile.fault import suggest
 from cais.build.owner import Owner
 from cais.build.tree import ROOT, Node, Tree, join, resolve, show
 from cais.errors import Corrupt, Invalid, NotFound
@@ -25,13 +26,16 @@ from cais.store.layers.stream import Stream
 from cais.store.layers.tar import Entry, read_entries
 
 _WHITEOUT = b".wh."
+_SUGGESTED = 1000
+"""Names beside a missing file that are compared with it."""
 _LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
 class Manner:
     """How: ``owner`` of everything (None: as in the source), ``chmod``, ``exclude``, ``parents``, ``unpack`` archives,
-    ``folder_mode`` and ``now`` (seconds) for folders that are made."""
+    ``folder_mode`` and ``now`` (seconds) for folders that are made; ``newest``: no time is later (seconds). ``bare``:
+    folders on the way are not listed, they are those that the layer will lie on, or plain ones."""
 
     owner: Owner | None = None
     chmod: Change | None = None
@@ -40,15 +44,18 @@ class Manner:
     unpack: bool = False
     folder_mode: int = 0o755
     now: int = 0
+    newest: int | None = None
+    bare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """One member to be, and where its bytes are."""
+    """One member to be, and where its bytes are. ``on_the_way``: a folder that nobody named."""
 
     node: Node
     source: Tree | None = None
     path: bytes = b""
+    on_the_way: bool = False
 
 
 @dataclass(slots=True)
@@ -59,6 +66,7 @@ class Copying:
     manner: Manner
     _planned: dict[bytes, _Planned] = field(default_factory=dict)
     _archives: list[tuple[Tree, bytes, bytes]] = field(default_factory=list)
+    _goals: set[bytes] = field(default_factory=set)
 
     # What the stage shows
 
@@ -83,7 +91,8 @@ class Copying:
             if node is None:
                 uid, gid = self.manner.owner or (0, 0)
                 mode = self.manner.folder_mode
-                self._add(here, _Planned(Node(tar.FOLDER, mode, uid, gid, mtime=self.manner.now)))
+                made = Node(tar.FOLDER, mode, uid, gid, mtime=self.manner.now)
+                self._add(here, _Planned(made, on_the_way=True))
             elif not node.is_folder:
                 raise Invalid(f"cannot copy to non-directory: {show(here)}")
 
@@ -101,7 +110,7 @@ class Copying:
             real = resolve(source.look, path)
             node = source.look(real)
             if node is None:
-                raise not_found(path)
+                raise not_found(path, source)
             if self.manner.unpack and node.kind == tar.REGULAR and is_archive(source, real):
                 goal = resolve(self.look, destination)
                 self.make_folders(goal)
@@ -119,6 +128,7 @@ class Copying:
         if node.is_folder:
             # A folder's contents are copied: the new folder itself is nobody's copy.
             self.make_folders(goal)
+            self._goals.add(goal)
         elif self._is_excluded(name):
             return
         self._put(source, real, node, goal, b"", overwrite=False)
@@ -130,7 +140,7 @@ class Copying:
         shown = clean_path((rest if pivot else text).decode("utf-8", "surrogateescape"))
         matches = compile_pattern(shown)
         if not has_wildcards(shown) and source.look(join(root, _encode(shown))) is None:
-            raise not_found(join(root, _encode(shown)))
+            raise not_found(join(root, _encode(shown)), source)
         goal = resolve(self.look, destination)
         self.make_folders(goal)
         waiting = [b""]
@@ -215,7 +225,15 @@ class Copying:
             node = replace(node, uid=uid, gid=gid, xattrs=kept)
         if self.manner.chmod is not None and node.kind != tar.SYMLINK:
             node = replace(node, mode=self.manner.chmod(node.mode, node.is_folder))
-        return node
+        return self._dated(node)
+
+    def _dated(self, node: Node) -> Node:
+        mtime = self._limited(node.mtime)
+        return node if mtime == node.mtime else replace(node, mtime=mtime)
+
+    def _limited(self, mtime: int) -> int:
+        newest = self.manner.newest
+        return mtime if newest is None else min(mtime, newest)
 
     def _add(self, path: bytes, planned: _Planned) -> None:
         if any(part.startswith(_WHITEOUT) for part in path.split(b"/")):
@@ -233,7 +251,10 @@ class Copying:
         """The layer's members with their contents, without the end blocks; nothing if nothing was planned."""
         written: set[bytes] = set()
         links: dict[tuple[int, ...], bytes] = {}
+        needed = self._needed()
         for path, planned in self._planned.items():
+            if planned.on_the_way and path not in needed:
+                continue
             yield from self._above(path, written)
             written.add(path)
             yield from _format(path, planned, links)
@@ -241,15 +262,24 @@ class Copying:
             yield from self._above(join(goal, b"x"), written)
             yield from self._unpacked(source, path, goal)
 
+    def _needed(self) -> set[bytes]:
+        """Of the folders on the way those that are to be listed."""
+        made = {path for path, planned in self._planned.items() if planned.on_the_way}
+        if not self.manner.bare:
+            return made
+        filled = {path.rpartition(b"/")[0] for path in self._planned} | {goal for *_, goal in self._archives}
+        # What nothing lies in would not be there otherwise, and an owner has to be said.
+        return {path for path in made if path not in filled or (self.manner.owner and path in self._goals)}
+
     def _above(self, path: bytes, written: set[bytes]) -> Iterator[bytes]:
         """The folders of the stage that hold ``path``, as they are: a layer that does not list them would have to be
         fitted to what is below it."""
-        parts = path.split(b"/")[:-1]
+        parts = [] if self.manner.bare else path.split(b"/")[:-1]
         for count in range(1, len(parts) + 1):
             here = b"/".join(parts[:count])
             if here not in written and here not in self._planned:
                 written.add(here)
-                yield format_member(_member(here, self.target.look(here) or ROOT))
+                yield format_member(_member(here, self._dated(self.target.look(here) or ROOT)))
 
     def _unpacked(self, source: Tree, path: bytes, goal: bytes) -> Iterator[bytes]:
         """An archive's members, below ``goal``. Raises Corrupt, Invalid."""
@@ -279,7 +309,7 @@ class Copying:
         mode = entry.mode
         if self.manner.chmod is not None and entry.kind not in (tar.SYMLINK, tar.HARD_LINK):
             mode = self.manner.chmod(mode, entry.kind == tar.FOLDER)
-        mtime = entry.mtime_ns // 1_000_000_000
+        mtime = self._limited(entry.mtime_ns // 1_000_000_000)
         size = entry.real_size if entry.kind == tar.REGULAR else 0
         return Member(
             goal, entry.kind, mode, uid, gid, size, mtime, link, entry.device, entry.xattrs, entry.sparse
@@ -321,10 +351,14 @@ def is_archive(source: Tree, path: bytes) -> bool:
         return False
 
 
-def not_found(path: bytes) -> NotFound:
-    """Docker's words for a source that is not there."""
+def not_found(path: bytes, source: Tree) -> NotFound:
+    """Docker's words for what is not there in ``source``, and what is called nearly so beside it."""
+    folder, _, name = path.rpartition(b"/")
+    beside = source.names(resolve(source.look, folder))[:_SUGGESTED] if source.look(folder) else ()
+    hint = suggest(_decode(name), map(_decode, beside))
     return NotFound(
         f"file not found in build context or excluded by .dockerignore: stat {_decode(path)}: file does not exist"
+        + (f" ({hint})" if hint else "")
     )
 
 

@@ -1,8 +1,9 @@
 """Where a build's files come from: a Dockerfile, a context, and other contexts by name."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
@@ -13,6 +14,8 @@ from cais.images.feed import feed
 from cais.spec.ignore import Ignore
 from cais.store.workers import Workers
 
+TRANSFERRED: ContextVar[Callable[[int], None] | None] = ContextVar("TRANSFERRED", default=None)
+"""Called with the bytes that have come so far, by inputs whose client sends while somebody waits."""
 MAIN = "context"
 """The name of the context that COPY takes from when nothing else is said."""
 _IN_THREAD = 4 << 20

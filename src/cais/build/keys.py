@@ -4,6 +4,7 @@ Of files the bytes, modes, owners, links and names count, times do not.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from cais.build.context import Context
 from cais.build.copying import Copying, Manner
 from cais.build.dockerfile.evaluate import Act, CopyAct, FolderAct, RunAct
 from cais.build.dockerfile.values import MountOption
+from cais.build.fetch.files import NO_FILES, Files
 from cais.build.tree import MemoryTree, Tree
 from cais.spec.ignore import make_ignore
 from cais.store.layers import tar
@@ -37,21 +39,43 @@ def base_key(diff_ids: tuple[str, ...], platform: str) -> str:
     return key_of("base", platform, list(diff_ids))
 
 
-def act_key(act: Act, parent: str, sources: dict[str, str], context: Context | None) -> str:
-    """Of a step on ``parent``; ``sources``: keys by the text of each from. Raises NotFound, Invalid."""
+def act_key(
+    act: Act,
+    parent: str,
+    sources: dict[str, str],
+    context: Context | None,
+    files: Mapping[str, Files] = NO_FILES,
+) -> str:
+    """Of a step on ``parent``; ``sources``: keys by the text of each from; ``files``: what comes from elsewhere, by the
+    text of a source or a from. Raises NotFound, Invalid."""
+    if link := link_key(act, sources, context, files):
+        return key_of("linked", parent, link)
     match act:
         case RunAct():
-            return _run_key(act, parent, sources, context)
+            return _run_key(act, parent, sources, context, files)
         case CopyAct():
-            return _copy_key(act, parent, sources, context)
+            return _copy_key(act, parent, sources, context, files)
         case FolderAct():
             return key_of("folder", parent, act.path, act.user)
 
 
-def _run_key(act: RunAct, parent: str, sources: dict[str, str], context: Context | None) -> str:
+def link_key(
+    act: Act, sources: dict[str, str], context: Context | None, files: Mapping[str, Files] = NO_FILES
+) -> str:
+    """Of the layer of a linked COPY, whatever it stands on; empty for every other step. Raises NotFound, Invalid."""
+    if not isinstance(act, CopyAct) or not act.is_linked:
+        return ""
+    return act.link_key or _copy_key(act, "", sources, context, files)
+
+
+def _run_key(
+    act: RunAct, parent: str, sources: dict[str, str], context: Context | None, files: Mapping[str, Files]
+) -> str:
     mounts = []
     for mount in act.mounts:
         content = sources.get(mount.from_, "")
+        if mount.from_ in files:
+            content = _taken(files[mount.from_], "/" + mount.source, Manner())
         if not mount.from_ and mount.type == "bind" and context is not None:
             content = fingerprint(context, "/" + mount.source, Manner())
         mounts.append((asdict(replace(mount, id="" if mount.type == "ssh" else mount.id)), content))
@@ -60,14 +84,29 @@ def _run_key(act: RunAct, parent: str, sources: dict[str, str], context: Context
     return key_of("run", parent, decided, mounts)
 
 
-def _copy_key(act: CopyAct, parent: str, sources: dict[str, str], context: Context | None) -> str:
-    plain = {key: value for key, value in asdict(act).items() if key != "inline"}
+def _copy_key(
+    act: CopyAct, parent: str, sources: dict[str, str], context: Context | None, files: Mapping[str, Files]
+) -> str:
+    plain = {key: value for key, value in asdict(act).items() if key not in ("inline", "link_key")}
     inline = [(file.name, _digest(file.data)) for file in act.inline]
+    manner = Manner(exclude=make_ignore(act.exclude), parents=act.parents)
+    if act.from_ in files:
+        taken = [_taken(files[act.from_], text, manner) for text in act.sources]
+        return key_of("copy", parent, plain, inline, taken)
     if act.from_:
         return key_of("copy", parent, plain, inline, sources[act.from_])
-    manner = Manner(exclude=make_ignore(act.exclude), parents=act.parents)
-    found = [fingerprint(context, text, manner) for text in act.sources] if context else []
+    found = []
+    for text in act.sources:
+        if text in files:
+            found.append(_taken(files[text], text, manner))
+        elif context is not None:
+            found.append(fingerprint(context, text, manner))
     return key_of("copy", parent, plain, inline, found)
+
+
+def _taken(files: Files, text: str, manner: Manner) -> str:
+    """Of what ``text`` takes of files from elsewhere: of just that, if they are here already."""
+    return files.key if files.known is None else fingerprint(Context(files.known), text, manner)
 
 
 def needs_context(mount: MountOption) -> bool:
@@ -77,6 +116,15 @@ def needs_context(mount: MountOption) -> bool:
 
 def fingerprint(context: Context, text: str, manner: Manner) -> str:
     """A digest over what a COPY of ``text`` takes from the context. Raises NotFound, Invalid."""
+    if context.memo is None:
+        return _fingerprint(context, text, manner)
+    asked = repr((text, manner.exclude.patterns, manner.parents))
+    if asked not in context.memo:
+        context.memo[asked] = _fingerprint(context, text, manner)
+    return context.memo[asked]
+
+
+def _fingerprint(context: Context, text: str, manner: Manner) -> str:
     empty: Tree = MemoryTree({})
     copying = Copying(empty, manner)
     copying.copy(context, text.encode("utf-8", "surrogateescape"), b"/d/")

@@ -1,36 +1,50 @@
 """Making one layer of files that are copied; for a worker."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from cais.build.chmod import parse_chmod
+from cais.build.clamp import clamp_times
 from cais.build.context import Context, Index
 from cais.build.copying import ChunkReader, Copying, Manner, literal
 from cais.build.dockerfile.evaluate import CopyAct, FolderAct
 from cais.build.owner import find_owner
 from cais.build.tree import ROOT, LayersTree, MemoryTree, Tree, resolve
 from cais.errors import NotFound
-from cais.spec.ignore import make_ignore
+from cais.spec.ignore import Ignore, make_ignore
 from cais.store.layers.apply import apply_layer
 from cais.store.layers.codec import sniff
+from cais.store.layers.diff import DiffSource
 from cais.store.layers.pack import END, Member, format_member
-from cais.store.layers.packed import PackedLayer, pack_members
+from cais.store.layers.packed import PackedLayer, pack_layer, pack_members
 from cais.store.layers.tar import FOLDER
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """One source from elsewhere: a file of a tree, or with an empty ``path`` all of it."""
+
+    index: Index
+    path: bytes = b""
+    unpack: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class CopyJob:
     """What to make. ``lowers``: the stage's layers, top first; ``index``: the context to copy from, or else
-    ``source_lowers`` another stage's or image's layers; ``now`` seconds."""
+    ``source_lowers`` another stage's or image's layers; ``now`` seconds; ``newest``: no time is later (seconds);
+    ``others``: what comes from elsewhere, by the source's text."""
 
     act: CopyAct | FolderAct
     lowers: tuple[str, ...]
     index: Index | None = None
     source_lowers: tuple[str, ...] = ()
     now: int = 0
+    newest: int | None = None
+    others: Mapping[str, Other] = field(default_factory=dict)
 
 
 def make_layer(root: Path, job: CopyJob, codec: str) -> PackedLayer | None:
@@ -40,22 +54,38 @@ def make_layer(root: Path, job: CopyJob, codec: str) -> PackedLayer | None:
 
 def list_members(job: CopyJob) -> Iterator[bytes]:
     """The layer's members, without the end blocks."""
-    target = LayersTree(job.lowers)
     act = job.act
+    target: Tree = LayersTree(job.lowers)
+    if isinstance(act, CopyAct) and act.is_linked:
+        target = MemoryTree({})  # the same layer on every parent
     if isinstance(act, FolderAct):
-        copying = Copying(target, Manner(find_owner(act.user, target) if act.user else None, now=job.now))
+        owner = find_owner(act.user, target) if act.user else None
+        copying = Copying(target, Manner(owner, now=job.now, newest=job.newest))
         copying.make_folders(resolve(copying.look, _encode(act.path)))
         yield from copying.members()
         return
     source: Tree = LayersTree(job.source_lowers) if job.index is None else Context(job.index)
-    copying = Copying(target, make_manner(act, target, job.now))
+    copying = Copying(target, replace(make_manner(act, target, job.now), newest=job.newest))
     destination = _encode(act.destination)
     for text in act.sources:
-        copying.copy(source, _encode(text), destination)
+        if text in job.others:
+            _copy_other(copying, job.others[text], destination)
+        else:
+            copying.copy(source, _encode(text), destination)
     for file in act.inline:
         name = _encode(file.name)
         copying.copy(MemoryTree({name: file.data}, mtime=job.now), name, destination)
     yield from copying.members()
+
+
+def _copy_other(copying: Copying, other: Other, destination: bytes) -> None:
+    """What comes from elsewhere has rules of its own for archives; a file that was named is never excluded, as under
+    BuildKit."""
+    manner = copying.manner
+    exclude = Ignore() if other.path else manner.exclude
+    copying.manner = replace(manner, unpack=other.unpack, exclude=exclude)
+    copying.copy(Context(other.index), literal(other.path) or b"/", destination)
+    copying.manner = manner
 
 
 def make_manner(act: CopyAct, target: Tree, now: int) -> Manner:
@@ -69,7 +99,16 @@ def make_manner(act: CopyAct, target: Tree, now: int) -> Manner:
         # As BuildKit: an octal mode is that of new folders on the way, too.
         folder_mode=int(act.chmod, 8) & 0o777 if act.chmod.isdecimal() else 0o755,
         now=now,
+        bare=act.is_linked,
     )
+
+
+def pack_run(root: Path, source: DiffSource, codec: str, newest: int | None) -> PackedLayer | None:
+    """The layer of what a RUN changed, whose container has ended; ``newest`` as in ``CopyJob``. Raises as
+    ``pack_layer``."""
+    if newest is not None:
+        clamp_times(source, newest)
+    return pack_layer(root, source, codec)
 
 
 @dataclass(frozen=True, slots=True)

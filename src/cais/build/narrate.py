@@ -4,18 +4,18 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from pathlib import Path
 
 from cais.build.builder import Builder, unused_args
 from cais.build.building import Build, Solved, Source
 from cais.build.context import Index
-from cais.build.dockerfile.fault import Lines
+from cais.build.dockerfile.fault import DockerfileError, Lines
 from cais.build.dockerfile.lint import Finding
-from cais.build.inputs import Inputs
+from cais.build.inputs import MAIN, TRANSFERRED, Inputs
 from cais.build.plan import Op, Plan, StagePlan
-from cais.build.request import StepBegan, StepCached, StepOutput
+from cais.build.request import CommandFailed, StepBegan, StepCached, StepOutput
 from cais.build.solve import Solver
 from cais.build.vertex import (
     Tell,
@@ -27,13 +27,13 @@ from cais.build.vertex import (
 )
 from cais.errors import CaisError
 from cais.images.image import Image, PullEvent
+from cais.spec.ignore import Ignore
 from cais.spec.platform import Platform, format_platform
 from cais.spec.reference import parse_reference
 
-T = TypeVar("T")
-
 DEFINITION = "[internal] load build definition from "
 CONTEXT = "[internal] load build context"
+_PROGRESS_NS = 100_000_000
 
 
 class StepFailed(CaisError):
@@ -48,6 +48,19 @@ class StepFailed(CaisError):
         self.lines = lines
 
 
+@contextmanager
+def told(tell: Tell, name: str) -> Iterator[str]:
+    """A vertex for the time of the block; its digest."""
+    digest = name_digest(name)
+    tell(VertexStarted(digest, name, time.time_ns()))
+    try:
+        yield digest
+    except BaseException as error:
+        tell(VertexDone(digest, time.time_ns(), error=describe(error)))
+        raise
+    tell(VertexDone(digest, time.time_ns()))
+
+
 @dataclass(slots=True)
 class Narrator:
     """Tells of one build. Digests of vertices are those of steps where there are any, so that clients can see that
@@ -58,22 +71,39 @@ class Narrator:
     builder: Builder
     _pulls: dict[str, int] = field(default_factory=dict)
 
+    def vertex(self, name: str) -> AbstractContextManager[str]:
+        """See ``told``."""
+        return told(self.tell, name)
+
     @contextmanager
-    def vertex(self, name: str) -> Iterator[str]:
-        """A vertex for the time of the block; its digest."""
-        digest = name_digest(name)
-        self.tell(VertexStarted(digest, name, time.time_ns()))
+    def transfer(self, digest: str, name: str) -> Iterator[None]:
+        """Tell how much of something has come while the block runs."""
+        began = time.time_ns()
+        told_ns = began
+        total = 0
+
+        def come(count: int) -> None:
+            nonlocal total, told_ns
+            total = count
+            now = time.time_ns()
+            if now - told_ns > _PROGRESS_NS:
+                told_ns = now
+                self.tell(VertexProgress(digest, name, count, 0, now, began))
+
+        token = TRANSFERRED.set(come)
         try:
-            yield digest
-        except BaseException as error:
-            self.tell(VertexDone(digest, time.time_ns(), error=_describe(error)))
-            raise
-        self.tell(VertexDone(digest, time.time_ns()))
+            yield
+        finally:
+            TRANSFERRED.reset(token)
+        self.tell(VertexProgress(digest, name, total, 0, time.time_ns(), began, is_done=True))
 
     async def solve(self, inputs: Inputs) -> tuple[Solved, ...]:
         """Everything, for all platforms. Raises what ``Builder.build`` raises; StepFailed where a step is to blame."""
         build = self.build
-        with self.vertex(f"{DEFINITION}{build.request.dockerfile}") as digest:
+        with (
+            self.vertex(f"{DEFINITION}{build.request.dockerfile}") as digest,
+            self.transfer(digest, "transferring dockerfile:"),
+        ):
             source = await build.read(inputs)
         outlined = {platform: build.outline(source, platform) for platform in build.platforms}
         graphs = {platform: graph for platform, (_, graph) in outlined.items()}
@@ -87,8 +117,10 @@ class Narrator:
 
     async def _warn(self, source: Source, digest: str) -> None:
         raw = "\n".join(source.file.raw).encode("utf-8", "surrogateescape")
-        for finding in await self.build.check(source, self.build.platforms[0]):
+        findings = await self.build.check(source, self.build.platforms[0])
+        for finding in findings:
             self.tell(_warning(finding, digest, source.file.name, raw))
+        self.build.refuse_findings(source, findings)
 
     async def _resolve(self, name: str, platform: Platform | None) -> Image:
         shown = parse_reference(name).tagged().canonical()
@@ -170,7 +202,7 @@ class Narrator:
             self.tell(VertexDone(digest, time.time_ns()))
         else:
             error = solver.error if solver.failed == op.key else None
-            self.tell(VertexDone(digest, time.time_ns(), error=_describe(error) if error else "canceled"))
+            self.tell(VertexDone(digest, time.time_ns(), error=describe(error) if error else "canceled"))
 
 
 class _Told:
@@ -181,10 +213,16 @@ class _Told:
         self._narrator = narrator
         self.dockerfile = inputs.dockerfile
 
-    async def context(self, *args: object, **options: object) -> Index:
+    async def context(
+        self, name: str, ignore: Ignore, folder: Path, paths: frozenset[str] | None = None
+    ) -> Index:
         """Inputs.context."""
-        with self._narrator.vertex(CONTEXT):
-            return await self._inputs.context(*args, **options)  # type: ignore[arg-type]
+        title = CONTEXT if name == MAIN else f"[context {name}] load from client"
+        with (
+            self._narrator.vertex(title) as digest,
+            self._narrator.transfer(digest, "transferring context:"),
+        ):
+            return await self._inputs.context(name, ignore, folder, paths)
 
 
 def _stage_name(stage: StagePlan, alone: bool) -> str:
@@ -221,7 +259,8 @@ def _prefix(plan: Plan, stage: StagePlan, alone: bool, many: bool) -> str:
 
 def _warning(finding: Finding, digest: str, file: str, text: bytes) -> VertexWarned:
     short = f"{finding.rule}: {finding.message} ({finding.lines})"
-    return VertexWarned(digest, 1, short, (), "", file, text, finding.lines)
+    about = finding.about
+    return VertexWarned(digest, 1, short, (about.description,), about.url, file, text, finding.lines)
 
 
 def vertex_digest(key: str) -> str:
@@ -234,7 +273,18 @@ def name_digest(name: str) -> str:
     return f"sha256:{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()}"
 
 
-def _describe(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
+    """An error in one line, for a vertex."""
+    if isinstance(error, CommandFailed):
+        return (
+            f'process "{error.command}" did not complete successfully: exit code: {error.code}{error.reason}'
+        )
+    if isinstance(error, DockerfileError):
+        return (
+            f"dockerfile parse error on {error.lines}: {error.problem}"
+            if error.lines.start
+            else error.problem
+        )
     if isinstance(error, asyncio.CancelledError):
         return "canceled"
     return str(error) or type(error).__name__

@@ -3,14 +3,22 @@
 import re
 
 from cais.build.dockerfile.evaluate import Act, CopyAct, RunAct
+from cais.build.fetch.sources import (
+    GitSource,
+    Source,
+    is_remote,
+    parse_checksum,
+    parse_source,
+    with_flags,
+)
 from cais.build.request import BuildRequest
-from cais.errors import Invalid, Unsupported
+from cais.errors import Invalid
 
-_URL = re.compile(r"(?:https?|ftp|ssh|git)://|git@")
+_OTHER_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 
 def check_act(act: Act, request: BuildRequest) -> None:
-    """Raises Unsupported, Invalid."""
+    """Raises Invalid."""
     if isinstance(act, RunAct):
         _check_run(act, request)
     elif isinstance(act, CopyAct):
@@ -18,28 +26,41 @@ def check_act(act: Act, request: BuildRequest) -> None:
 
 
 def _check_run(act: RunAct, request: BuildRequest) -> None:
-    for mount in act.mounts:
-        if mount.type == "ssh":
-            raise Unsupported("RUN --mount=type=ssh is not supported: no agent is forwarded to this engine")
-        if mount.type == "cache" and (mount.from_ or mount.source):
-            raise Unsupported("RUN --mount=type=cache with from or source is not supported")
-    if act.security == "insecure":
-        raise Unsupported("RUN --security=insecure is not supported")
-    if act.network == "host" and request.host.network_mode != "host":
-        raise Invalid("network.host is not allowed: build with --network=host to allow RUN --network=host")
+    if act.security == "insecure" and "security.insecure" not in request.entitlements:
+        raise Invalid(
+            "security.insecure is not allowed: build with --allow security.insecure to give RUN "
+            "--security=insecure all rights on this machine"
+        )
+    allowed = request.host.network_mode == "host" or "network.host" in request.entitlements
+    if act.network == "host" and not allowed:
+        raise Invalid(
+            "network.host is not allowed: build with --allow network.host, or --network=host, to allow RUN "
+            "--network=host"
+        )
 
 
 def _check_copy(act: CopyAct) -> None:
-    for source in act.sources:
-        if _URL.match(source):
-            if not act.is_add:
-                raise Invalid("source can't be a URL for COPY")
-            raise Unsupported(
-                f"ADD of a URL is not supported: fetch {source} in a RUN, or put it into the context"
-            )
+    remote = [source for source in map(parse_source, act.sources) if source]
+    for text in act.sources:
+        if _OTHER_SCHEME.match(text) and not is_remote(text):
+            raise Invalid(f"source {text} cannot be fetched: ADD knows http, https, git and ssh")
+    if remote and not act.is_add:
+        kind = "a git ref" if isinstance(remote[0], GitSource) else "a URL"
+        raise Invalid(f"source can't be {kind} for COPY: use ADD")
     if act.checksum:
-        raise Invalid(
-            "checksum can't be specified for COPY" if not act.is_add else "checksum requires HTTP(S) sources"
-        )
+        _check_checksum(act, remote)
     if len(act.sources) + len(act.inline) < 1:
         raise Invalid("there is nothing to copy")
+
+
+def _check_checksum(act: CopyAct, remote: list[Source]) -> None:
+    if not act.is_add:
+        raise Invalid("checksum can't be specified for COPY")
+    if len(act.sources) != 1:
+        raise Invalid("checksum can't be specified for multiple sources")
+    if not remote:
+        raise Invalid("checksum requires HTTP(S) or Git sources")
+    if isinstance(remote[0], GitSource):
+        with_flags(remote[0], keep_git_dir=act.keep_git_dir, checksum=act.checksum)
+    else:
+        parse_checksum(act.checksum)

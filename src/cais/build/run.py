@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec.structs import replace as change
 
 from cais.build.dockerfile.evaluate import RunAct
+from cais.build.guard import Guard, StepLimits
 from cais.build.mounts import Mounted
 from cais.containers import adapt
 from cais.containers.fleet import Fleet, Live
@@ -17,10 +18,13 @@ from cais.containers.lifecycle import Lifecycle
 from cais.containers.names import new_id
 from cais.containers.options import shared_with
 from cais.containers.record import Record
+from cais.containers.runspec import cgroup_path
 from cais.containers.services import Rooms
 from cais.containers.start import Starter
 from cais.errors import Unsupported
 from cais.events import Bus
+from cais.linux.cgroups.base import Cgroups
+from cais.linux.cgroups.detect import detect
 from cais.runtime.base import TaskExit
 from cais.spec.container import ContainerConfig, HostConfig, LogConfig
 from cais.spec.runtimespec import RootMount
@@ -48,7 +52,9 @@ class Runner:
     """The containers of all builds of an engine: the containers' room once more, with records in memory only and events
     that nobody hears."""
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, rooms: Rooms, limits: StepLimits | None = None) -> None:
+        self._limits = limits or StepLimits()
+        self._cgroups: Cgroups | None = None
         self._metadata = Metadata(Path(":memory:"))
         self._rooms = replace(rooms, metadata=self._metadata, bus=Bus())
         self._fleet = Fleet(self._metadata, self._rooms.bus)
@@ -93,12 +99,37 @@ class Runner:
         try:
             started, output = tell
             started(live.id)
-            code, error = await self._run(live, output)
+            code, error = await self._guarded(live, root, output)
             yield Box(live.id, code, error, root)
         finally:
             # A task of its own: also when the build is cancelled, nothing is left behind.
             removal = self._fleet.spawn(self._life.remove(live, force=True), f"removal of {live.id}")
             await asyncio.shield(removal)
+
+    async def _guarded(self, live: Live, root: RootMount, output: Output) -> tuple[int, str]:
+        """Run, and be stopped at the first limit that is passed."""
+        self._cgroups = self._cgroups or detect()
+        config = self._rooms.config
+        group = cgroup_path(live.record, config)
+        pids = live.record.host.pids_limit or 0
+        guard = Guard(self._limits, self._cgroups, group, pids, root.upper)
+        running = asyncio.create_task(self._run(live, output))
+        watching = asyncio.create_task(guard.watch(str(config.root)))
+        try:
+            await asyncio.wait((running, watching), return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                code, error = running.result()
+                if code and not error:
+                    error = _memory_reason(live) or guard.explain(str(config.root))
+                return code, error
+            reason = watching.result()
+            await self._rooms.driver.kill_all(live.id)
+            code, _ = await running
+            return code, reason
+        finally:
+            running.cancel()
+            watching.cancel()
+            await asyncio.gather(running, watching, return_exceptions=True)
 
     async def _run(self, live: Live, output: Output) -> tuple[int, str]:
         loop = asyncio.get_running_loop()
@@ -127,6 +158,11 @@ class Runner:
             raise Unsupported("a build cannot share another container's network: use bridge, host or none")
         if act.network in ("none", "host"):
             host = change(host, network_mode=act.network)
+        insecure = act.security == "insecure"
+        if insecure:
+            host = change(host, privileged=True)
+        if host.pids_limit is None:
+            host = change(host, pids_limit=self._limits.pids)
         host = adapt.fill_host(change(host, tmpfs=dict(mounted.tmpfs)), rooms.config, rooms.machine)
         host = change(
             host,
@@ -148,5 +184,13 @@ class Runner:
             config=config,
             host=host,
             mounts=mounted.points,
-            no_new_privileges=rooms.config.no_new_privileges,
+            no_new_privileges=rooms.config.no_new_privileges and not insecure,
+            seccomp="unconfined" if insecure else "",
         )
+
+
+def _memory_reason(live: Live) -> str:
+    if not live.state.oom_killed:
+        return ""
+    limit = live.record.host.memory
+    return f"out of memory: the limit for a step is {limit >> 20} MiB" if limit else "out of memory"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from cais.build.cache import CacheRecord, Layer, layer_of
-from cais.build.dockerfile.evaluate import RunAct
+from cais.build.dockerfile.evaluate import CopyAct, RunAct
 from cais.build.journal import Journal
 from cais.build.plan import Base, Op, Plan, Point
 from cais.build.request import StepBegan, StepCached
@@ -56,7 +56,8 @@ class Solver:
         while waiting:
             point = waiting.pop()
             while isinstance(point, Op) and point.key not in self.journals:
-                record = self._find(point.key)
+                fresh = point.no_cache or self.job.request.no_cache
+                record = None if fresh else self._find(point.key) or self._find_linked(point)
                 if record:
                     self.records[point.key] = record
                     self.journals[point.key] = _cached()
@@ -66,12 +67,16 @@ class Solver:
                     waiting += point.sources.values()
                 point = point.parent
 
+    def _find_linked(self, op: Op) -> CacheRecord | None:
+        """What was made of the same files for another parent."""
+        key = op.act.link_key if isinstance(op.act, CopyAct) else ""
+        return self._find(key) if key else None
+
     def _find(self, key: str) -> CacheRecord | None:
-        if self.job.request.no_cache:
-            return None
         record = self.workshop.cache.find(key)
         if record is None:
-            return None
+            imports = self.job.imports
+            return imports.find(key) if imports else None
         layer = layer_of(record)
         if layer and not self.workshop.has(layer):
             self.workshop.cache.forget(key)
@@ -138,7 +143,7 @@ class Solver:
 
     def _share_key(self, op: Op) -> str:
         request = self.job.request
-        if request.no_cache:
+        if request.no_cache or op.no_cache:
             return f"{op.key} {id(self)}"
         # A step that was given another client's secrets is not ours.
         needs = isinstance(op.act, RunAct) and any(mount.type in ("secret", "ssh") for mount in op.act.mounts)
@@ -163,11 +168,17 @@ class Solver:
     async def _layer(self, op: Op) -> Layer | None:
         stack = self.stack(op.parent)
         sources = {text: self.stack(point) for text, point in op.sources.items()}
+        if self.job.imports is not None:
+            needed = [*stack, *(layer for source in sources.values() for layer in source)]
+            await self.job.imports.fetch(needed, self.job.lease)
+            if isinstance(op.act, RunAct):
+                names = [mount.id or mount.target for mount in op.act.mounts if mount.type == "cache"]
+                await self.job.imports.restore_mounts(names)
         act = op.act
         if isinstance(act, RunAct):
-            return await self.workshop.run(act, stack, sources, self.job, self.journals[op.key])
+            return await self.workshop.run(act, stack, sources, self.job, self.journals[op.key], op.files)
         source = next(iter(sources.values()), None)
-        return await self.workshop.copy(act, stack, source, self.job)
+        return await self.workshop.copy(act, stack, source, self.job, op.files)
 
     def stack(self, point: Point) -> Sequence[Layer]:
         """The layers of what stands at ``point``, bottom first; all of it is there."""

@@ -11,9 +11,9 @@ import asyncio
 import hashlib
 import os
 import shutil
-import time
 import uuid
-from collections.abc import AsyncIterator
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,9 @@ from cais.store.layers import tar
 
 EMPTY = hashlib.sha256().digest()
 _BATCH = 1 << 20
+_MEMORIES = 16
+_MEMORY_LIMIT = 8 << 20
+"""Bytes of one walk that is remembered."""
 _SLACK = 64 << 20
 """Bytes of a pack that nothing refers to and that may be kept, beside as many as there are in use."""
 
@@ -57,13 +60,30 @@ class Incoming:
     size: int = 0
 
 
-class Receiving:
-    """One transfer into one folder: told of every file, it says which must come."""
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A walk that came before, word for word, and what it was: when the next is the same, nothing has to be looked at.
+    ``pack``: the inode that the items point into."""
 
-    def __init__(self, path: Path, known: dict[bytes, Known], fd: int) -> None:
+    messages: Sequence[bytes]
+    items: dict[bytes, Item]
+    memo: dict[str, str]
+    pack: int
+
+
+class Receiving:
+    """One transfer into one folder: told of every file, it says which must come. ``memory``: the walk before
+    this one."""
+
+    def __init__(
+        self, path: Path, fd: int, known: Callable[[], dict[bytes, Known]], memory: Memory | None = None
+    ) -> None:
         self.path = path
-        self._known = known
+        self._load = known
+        self._loaded: dict[bytes, Known] | None = None
         self._fd = fd
+        self.memory = memory
+        self._memo: dict[str, str] = {}
         self._end = os.fstat(fd).st_size
         self._batch: list[tuple[Incoming, bytes]] = []
         self._size = 0
@@ -71,6 +91,23 @@ class Receiving:
         self.items: dict[bytes, Item] = {}
         self.fresh: dict[bytes, Known] = {}
         self.received = 0
+        self.messages: list[bytes] = []
+
+    @property
+    def known(self) -> dict[bytes, Known]:
+        """What came before; read when it is asked for."""
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
+
+    def recall(self) -> None:
+        """The walk is the one of ``memory``: so is everything else."""
+        assert self.memory is not None
+        self.items, self._memo = self.memory.items, self.memory.memo
+
+    def remember(self, messages: Sequence[bytes]) -> Memory:
+        """This walk, for the next."""
+        return Memory(messages, self.items, self._memo, os.fstat(self._fd).st_ino)
 
     def add(self, path: str, node: Node, mtime_ns: int) -> Incoming | None:
         """One file of the walk; what is returned must come. Hard links have ``node.kind`` HARD_LINK. Raises Invalid."""
@@ -88,7 +125,7 @@ class Receiving:
         if node.kind != tar.REGULAR:
             self.items[name] = Item(node, EMPTY)
             return None
-        known = self._known.get(name)
+        known = self.known.get(name)
         if known and (known.mode, known.size, known.mtime_ns) == (node.mode, node.size, mtime_ns):
             self.items[name] = Item(node, known.digest, known.pieces)
             self.fresh[name] = known
@@ -133,7 +170,9 @@ class Receiving:
         """What came, for a build whose folder it is; in the block of ``receive``, after ``flush``."""
         path = folder / f"synced-{uuid.uuid4().hex}"
         os.link(self.path, path)
-        return Index(str(path), dict(sorted(self.items.items())))
+        if self.memory is None or self.items is not self.memory.items:
+            self.items = dict(sorted(self.items.items()))
+        return Index(str(path), self.items, self._memo)
 
     async def _flush(self) -> None:
         batch, self._batch, self._size = self._batch, [], 0
@@ -202,30 +241,50 @@ class SyncedStore:
         self._base = root / "build" / "synced"
         self._base.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._locks: dict[str, asyncio.Lock] = {}
+        self._memories: OrderedDict[tuple[str, str], Memory] = OrderedDict()
 
     @asynccontextmanager
-    async def receive(self, key: str, folder: Path, *, part: bool = False) -> AsyncIterator[Receiving]:
+    async def receive(
+        self, key: str, folder: Path, *, part: bool = False, asked: str = ""
+    ) -> AsyncIterator[Receiving]:
         """A transfer into the folder ``key`` (empty: nothing came before, nothing is kept); one at a time of each.
-        ``folder`` is the build's; ``part``: the walk is not of everything. Raises OSError."""
+        ``folder`` is the build's; ``part``: the walk is not of everything; ``asked``: what was asked for, as a text.
+        Raises OSError."""
         if not key:
             path = folder / f"pack-{uuid.uuid4().hex}"
             with path.open("x+b", buffering=0) as file:
-                yield Receiving(path, {}, file.fileno())
+                yield Receiving(path, file.fileno(), dict)
             return
         name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
         async with self._locks.setdefault(name, asyncio.Lock()):
             place = self._base / name
             place.mkdir(mode=0o700, exist_ok=True)
-            known = await asyncio.to_thread(_load, place)
+            await asyncio.to_thread(_tidy, place)
             fd = os.open(place / "pack", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                receiving = Receiving(place / "pack", known, fd)
+                memory = self._memories.get((name, asked))
+                if memory is not None and memory.pack != os.fstat(fd).st_ino:
+                    memory = None
+                receiving = Receiving(place / "pack", fd, lambda: _load(place), memory)
                 yield receiving
-                kept = {**known, **receiving.fresh} if part else receiving.fresh
-                if kept != known or receiving.received:
+                if memory is not None and receiving.items is memory.items:
+                    self._memories.move_to_end((name, asked))
+                    return
+                kept = {**receiving.known, **receiving.fresh} if part else receiving.fresh
+                if kept != receiving.known or receiving.received:
                     await asyncio.to_thread(_save, place, kept)
+                if receiving.messages:
+                    self._keep((name, asked), receiving.remember(receiving.messages))
             finally:
                 os.close(fd)
+
+    def _keep(self, key: tuple[str, str], memory: Memory) -> None:
+        if sum(map(len, memory.messages)) > _MEMORY_LIMIT:
+            return
+        self._memories[key] = memory
+        self._memories.move_to_end(key)
+        while len(self._memories) > _MEMORIES:
+            self._memories.popitem(last=False)
 
     def prune(self, unused_since_ns: int = 0) -> int:
         """Forget folders not used since then (0: all); how many bytes that frees once nobody reads them."""
@@ -251,23 +310,38 @@ class SyncedStore:
         return found
 
 
-def _load(place: Path) -> dict[bytes, Known]:
-    """What is known; nothing if it makes no sense, or if most of the pack is dead."""
+def _tidy(place: Path) -> None:
+    """Begin again if most of the pack is dead, or if a crash cut it; note the use."""
+    with suppress(OSError):
+        os.utime(place / "index")
     try:
-        state = msgspec.msgpack.decode((place / "index").read_bytes(), type=_State)
-        size = (place / "pack").stat().st_size
-    except (OSError, msgspec.MsgspecError):
-        state, size = _State({}), -1
-    used = sum(piece[2] for known in state.files.values() for piece in known.pieces)
-    ends = max((piece[1] + piece[2] for known in state.files.values() for piece in known.pieces), default=0)
-    if ends > size or size > 2 * used + _SLACK:
-        # A crash cut the pack, or it is mostly what nobody wants any more: begin again.
+        status = (place / "pack").stat()
+        state = (place / "index").stat()
+    except OSError:
         (place / "pack").unlink(missing_ok=True)
         (place / "index").unlink(missing_ok=True)
+        return
+    if status.st_size < _SLACK or state.st_size == 0:
+        return
+    files = _read(place)
+    used = sum(piece[2] for known in files.values() for piece in known.pieces)
+    if status.st_size > 2 * used + _SLACK:
+        (place / "pack").unlink()
+        (place / "index").unlink()
+
+
+def _load(place: Path) -> dict[bytes, Known]:
+    """What is known; nothing if it makes no sense."""
+    files = _read(place)
+    ends = max((piece[1] + piece[2] for known in files.values() for piece in known.pieces), default=0)
+    return files if ends <= (place / "pack").stat().st_size else {}
+
+
+def _read(place: Path) -> dict[bytes, Known]:
+    try:
+        return msgspec.msgpack.decode((place / "index").read_bytes(), type=_State).files
+    except (OSError, msgspec.MsgspecError):
         return {}
-    with suppress(OSError):
-        os.utime(place / "index", ns=(time.time_ns(), time.time_ns()))
-    return state.files
 
 
 def _save(place: Path, files: dict[bytes, Known]) -> None:

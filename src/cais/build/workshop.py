@@ -7,14 +7,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cais.build.cache import BuildCache, Layer
+from cais.build.cache import BuildCache, CacheRecord, Layer, layer_of
 from cais.build.context import Index
 from cais.build.dockerfile.evaluate import CopyAct, FolderAct, RunAct
+from cais.build.fetch.files import NO_FILES, Files
 from cais.build.journal import Journal
-from cais.build.layering import CopyJob, Part, extract_part, make_layer
-from cais.build.mounts import MountMaker, plan_part
+from cais.build.layering import CopyJob, Other, Part, extract_part, make_layer, pack_run
+from cais.build.mounts import Given, MountMaker, plan_part
 from cais.build.request import BuildRequest, CommandFailed, StepOutput, StepRemoved, StepRuns
 from cais.build.run import Runner
+from cais.build.share.load import Imported
 from cais.errors import Invalid
 from cais.images.commit import LAYER_OF_CODEC
 from cais.images.images import Images
@@ -25,12 +27,13 @@ from cais.spec.digest import Digest
 from cais.store.gc import Lease
 from cais.store.layers.diff import DiffSource
 from cais.store.layers.layers import ensure_layers
-from cais.store.layers.packed import PackedLayer, pack_layer
+from cais.store.layers.packed import PackedLayer
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What all steps of one build share. ``folder`` is the build's own; ``epoch_ns``: the time that everything gets."""
+    """What all steps of one build share. ``folder`` is the build's own; ``epoch_ns``: the time that everything gets;
+    ``imports``: caches from elsewhere."""
 
     request: BuildRequest
     index: Index
@@ -38,10 +41,16 @@ class Job:
     lease: Lease
     epoch_ns: int | None = None
     places: list[Path] = field(default_factory=list)
+    imports: Imported | None = None
 
     def now_ns(self) -> int:
         """The time of what is made now."""
         return time.time_ns() if self.epoch_ns is None else self.epoch_ns
+
+    @property
+    def newest(self) -> int | None:
+        """Seconds: nothing in a new layer is later; None: everything keeps its time."""
+        return None if self.epoch_ns is None else self.epoch_ns // 1_000_000_000
 
     def place(self) -> Path:
         """A folder for one step."""
@@ -77,19 +86,47 @@ class Workshop:
         return unpacker.lowers(diff_ids)
 
     async def copy(
-        self, act: CopyAct | FolderAct, stack: Sequence[Layer], source: Sequence[Layer] | None, job: Job
+        self,
+        act: CopyAct | FolderAct,
+        stack: Sequence[Layer],
+        source: Sequence[Layer] | None,
+        job: Job,
+        files: Mapping[str, Files] = NO_FILES,
     ) -> Layer | None:
-        """The layer of a COPY, ADD or WORKDIR. ``source``: the layers to copy from; None: the context."""
+        """The layer of a COPY, ADD or WORKDIR. ``source``: the layers to copy from; None: the context. ``files``: what
+        comes from elsewhere, by the text of a source or of the from. Raises what fetching raises."""
         _check_depth(stack)
+        linked = isinstance(act, CopyAct) and act.is_linked
+        if isinstance(act, CopyAct) and (found := self._find_linked(act, job)):
+            return found
+        index = job.index
+        if isinstance(act, CopyAct) and act.from_ in files:
+            index = await files[act.from_].load()
+        others = {
+            text: Other(await each.load(), each.path, each.unpack)
+            for text, each in files.items()
+            if isinstance(act, CopyAct) and text in act.sources and not act.from_
+        }
         copy = CopyJob(
             act,
-            await self.lowers(stack, job.lease),
-            job.index if source is None else None,
+            () if linked else await self.lowers(stack, job.lease),
+            index if source is None else None,
             () if source is None else await self.lowers(source, job.lease),
             job.now_ns() // 1_000_000_000,
+            job.newest,
+            others,
         )
         packed = await self.unpacker.workers.run(make_layer, self.unpacker.root, copy, self.codec)
-        return await self._store(packed, job.lease)
+        made = await self._store(packed, job.lease)
+        if isinstance(act, CopyAct) and act.link_key and made:
+            self.cache.put(act.link_key, _linked_record(made, act, job.now_ns()))
+        return made
+
+    def _find_linked(self, act: CopyAct, job: Job) -> Layer | None:
+        """A layer that an earlier build made of the same files for another parent."""
+        record = self.cache.find(act.link_key) if act.link_key and not job.request.no_cache else None
+        layer = layer_of(record) if record else None
+        return layer if layer and self.has(layer) else None
 
     async def run(
         self,
@@ -98,38 +135,49 @@ class Workshop:
         sources: Mapping[str, Sequence[Layer]],
         job: Job,
         journal: Journal,
+        files: Mapping[str, Files] = NO_FILES,
     ) -> Layer | None:
-        """The layer of a RUN. Raises CommandFailed, TaskFailed, Unsupported, Invalid."""
+        """The layer of a RUN. ``files``: what mounts show from elsewhere, by their from. Raises CommandFailed,
+        TaskFailed, Unsupported, Invalid."""
         _check_depth(stack)
         request = job.request
         if not stack:
             raise Invalid("there is nothing to run: the stage stands on scratch and has no files")
         lowers = await self.lowers(stack, job.lease)
         place = job.place()
-        parts = await self._parts(act, sources, job)
+        parts = await self._parts(act, sources, job, files)
+        given = Given(parts, self._extract, request.secrets, request.agents)
         tell = (
             lambda id: journal.add(StepRuns(id)),
             lambda stream, data: journal.add(StepOutput(stream, data)),
         )
-        async with self.mounts.mount(act, lowers, place, request.secrets, parts) as mounted:
+        async with self.mounts.mount(act, lowers, place, given) as mounted:
             async with self.runner.run(act, lowers, mounted, request.host, tell) as box:
                 if box.code or box.error:
                     raise _failure(act, box.code, box.error)
                 source = DiffSource(box.root, lowers, mounted.stub_files, mounted.stub_folders)
-                packed = await self.unpacker.workers.run(pack_layer, self.unpacker.root, source, self.codec)
+                packed = await self.unpacker.workers.run(
+                    pack_run, self.unpacker.root, source, self.codec, job.newest
+                )
                 layer = await self._store(packed, job.lease)
             journal.add(StepRemoved(box.id))
         return layer
 
-    async def _parts(self, act: RunAct, sources: Mapping[str, Sequence[Layer]], job: Job) -> dict[int, str]:
+    async def _parts(
+        self, act: RunAct, sources: Mapping[str, Sequence[Layer]], job: Job, files: Mapping[str, Files]
+    ) -> dict[int, Part]:
+        """What mounts show, by their index."""
         found = {}
         for index, mount in enumerate(act.mounts):
-            if mount.type != "bind":
-                continue
-            lowers = await self.lowers(sources[mount.from_], job.lease) if mount.from_ else ()
-            part = plan_part(mount, Part("", job.index), lowers)
-            found[index] = await self.unpacker.workers.run(extract_part, part, job.place())
+            if mount.from_ in files:
+                found[index] = Part(mount.source or "/", await files[mount.from_].load())
+            elif mount.type == "bind" or (mount.type == "cache" and mount.from_):
+                lowers = await self.lowers(sources[mount.from_], job.lease) if mount.from_ else ()
+                found[index] = plan_part(mount, Part("", job.index), lowers)
         return found
+
+    async def _extract(self, part: Part, folder: Path) -> str:
+        return await self.unpacker.workers.run(extract_part, part, folder)
 
     async def _store(self, packed: PackedLayer | None, lease: Lease) -> Layer | None:
         """Give the blob its name; from then on the lease keeps it."""
@@ -152,6 +200,18 @@ class Workshop:
         return self.unpacker.content.has(Digest(layer.blob.digest))
 
 
+def _linked_record(layer: Layer, act: CopyAct, now_ns: int) -> CacheRecord:
+    """The record of a layer that fits on everything."""
+    return CacheRecord(
+        created_ns=now_ns,
+        title=f"--link {' '.join(act.sources)} {act.destination}",
+        diff_id=str(layer.diff_id),
+        digest=str(layer.blob.digest),
+        media_type=layer.blob.media_type,
+        size=layer.blob.size,
+    )
+
+
 def _check_depth(stack: Sequence[Layer]) -> None:
     if len(stack) >= MAX_LAYERS:
         raise Invalid(f"max depth exceeded: {MAX_LAYERS} layers, no more are possible")
@@ -160,4 +220,6 @@ def _check_depth(stack: Sequence[Layer]) -> None:
 def _failure(act: RunAct, code: int, error: str) -> CommandFailed:
     shown = " ".join(act.args)
     reason = f" ({error})" if error else " (out of memory, or killed)" if code == 137 else ""
-    return CommandFailed(f"The command '{shown}' returned a non-zero code: {code}{reason}", code)
+    return CommandFailed(
+        f"The command '{shown}' returned a non-zero code: {code}{reason}", code, shown, reason
+    )

@@ -4,6 +4,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from msgspec.structs import replace as change
 
@@ -29,17 +30,20 @@ from cais.build.dockerfile.values import (
     Run,
     Shell,
     StopSignal,
+    Unset,
     User,
     Value,
     Volume,
     Workdir,
 )
 from cais.build.dockerfile.words import expand
+from cais.build.fetch.sources import hide_credentials
 from cais.errors import Invalid
 from cais.images.changes import SHELL, is_signal, parse_ports
 from cais.spec.image import ContainerDefaults
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_T = TypeVar("_T")
 _PORT_FORM = re.compile(r"(?:.*:)?(\d+(?:-\d+)?(?:/\w*)?)")
 
 
@@ -70,7 +74,8 @@ class RunAct:
 @dataclass(frozen=True, slots=True)
 class CopyAct:
     """Files to bring in. ``destination`` is absolute; a slash at its end says that it is a folder. ``unpack``: archives
-    among the sources are unpacked."""
+    among the sources are unpacked, those that come by URL only with ``unpack_fetched``. ``keep_git_dir``: None if
+    nothing was said. ``link_key``: the key of the layer alone, if it is the same on every parent."""
 
     sources: tuple[str, ...]
     inline: tuple[InlineFile, ...]
@@ -84,6 +89,17 @@ class CopyAct:
     unpack: bool = False
     is_add: bool = False
     checksum: str = ""
+    link_key: str = ""
+    unpack_fetched: bool = False
+    keep_git_dir: bool | None = None
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether the layer is made without a look at what it goes onto: ``--link``, unless names of owners or modes
+        are to be found there."""
+        owner = self.chown.split(":")
+        numbers = all(part.isascii() and part.isdecimal() for part in owner) or not self.chown
+        return self.link and numbers and not self.chmod
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +213,8 @@ class _Evaluator:
             case Maintainer():
                 name = value.name
                 return replace(self._state, author=name), f"MAINTAINER {name}", None
+            case Unset():
+                return self._unset(value)
         return self._simple(value)
 
     def _text(self, text: str) -> str:
@@ -239,9 +257,39 @@ class _Evaluator:
         labels = {**self._state.defaults.labels, **dict(pairs)}
         return self._changed(labels=labels), f"LABEL {' '.join(f'{n}={t}' for n, t in pairs)}", None
 
+    def _unset(self, value: Unset) -> _Result:
+        names = self._many(value.names)
+        defaults = self._state.defaults
+        shown = " ".join(("UNSET", value.kind, *names))
+        match value.kind:
+            case "ENV":
+                return self._unset_env(names), shown, None
+            case "LABEL":
+                return self._changed(labels=_without(defaults.labels, names)), shown, None
+            case "VOLUME":
+                return self._changed(volumes=_without(defaults.volumes, names)), shown, None
+            case "EXPOSE":
+                ports = [port for name in names for port in _read_ports(name)]
+                return self._changed(exposed_ports=_without(defaults.exposed_ports, ports)), shown, None
+            case "CMD":
+                return replace(self._changed(cmd=(), args_escaped=False), has_cmd=False), shown, None
+        return self._changed(**{_UNSET_FIELDS[value.kind][0]: _UNSET_FIELDS[value.kind][1]}), shown, None
+
+    def _unset_env(self, names: list[str]) -> State:
+        """Without these variables; an ARG of the same name is seen again."""
+        state = self._state
+        kept = tuple(text for text in state.defaults.env if text.partition("=")[0] not in names)
+        args = {name: text for name, text in state.args if name in names and text}
+        return replace(self._changed(env=kept), env={**_without(state.env, names), **args})
+
     # Files
 
     def _run(self, value: Run) -> _Result:
+        if value.devices:
+            raise DockerfileError(
+                f"RUN --device={value.devices[0]} is not possible: this engine gives no devices to builds",
+                hint="leave it out, or run the step with --security=insecure",
+            )
         words, script = self._run_words(value)
         state = self._state
         mounts = tuple(
@@ -319,12 +367,14 @@ class _Evaluator:
             value.is_add if value.unpack is None else value.unpack,
             value.is_add,
             self._text(value.checksum),
+            unpack_fetched=value.is_add and value.unpack is True,
+            keep_git_dir=value.keep_git_dir,
         )
         texts = ["ADD" if value.is_add else "COPY"]
         texts += ["--parents"] if value.parents else []
         texts += [f"--chown={act.chown}"] if act.chown else []
         texts += [f"--chmod={act.chmod}"] if act.chmod else []
-        texts += [*sources, *(f"<<{file.name}" for file in inline), shown]
+        texts += [*map(hide_credentials, sources), *(f"<<{file.name}" for file in inline), shown]
         return self._state, f"{' '.join(texts)} # buildkit", act
 
     def _absolute(self, path: str) -> str:
@@ -380,19 +430,33 @@ class _Evaluator:
         return self._changed(volumes=volumes), f"VOLUME [{' '.join(paths)}]", None
 
     def _expose(self, value: Expose) -> _Result:
-        ports: list[str] = []
-        for word in self._many(value.ports):
-            found = _PORT_FORM.fullmatch(word)
-            if not found:
-                raise DockerfileError(
-                    f"invalid containerPort: {word}", hint="write PORT[-PORT][/tcp|/udp|/sctp]"
-                )
-            try:
-                ports += parse_ports(found[1].removesuffix("/"))
-            except Invalid as error:
-                raise DockerfileError(str(error)) from None
+        ports = [port for word in self._many(value.ports) for port in _read_ports(word)]
         exposed = {**self._state.defaults.exposed_ports, **{port: {} for port in ports}}
         return self._changed(exposed_ports=exposed), f"EXPOSE [{' '.join(ports)}]", None
+
+
+_UNSET_FIELDS: dict[str, tuple[str, object]] = {
+    "ENTRYPOINT": ("entrypoint", ()),
+    "USER": ("user", ""),
+    "WORKDIR": ("working_dir", "/"),
+    "HEALTHCHECK": ("healthcheck", None),
+    "STOPSIGNAL": ("stop_signal", ""),
+}
+
+
+def _without(values: Mapping[str, _T], names: Iterable[str]) -> dict[str, _T]:
+    gone = frozenset(names)
+    return {name: value for name, value in values.items() if name not in gone}
+
+
+def _read_ports(word: str) -> Iterable[str]:
+    found = _PORT_FORM.fullmatch(word)
+    if not found:
+        raise DockerfileError(f"invalid containerPort: {word}", hint="write PORT[-PORT][/tcp|/udp|/sctp]")
+    try:
+        return parse_ports(found[1].removesuffix("/"))
+    except Invalid as error:
+        raise DockerfileError(str(error)) from None
 
 
 def _clean(path: str) -> str:

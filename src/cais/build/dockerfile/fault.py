@@ -27,8 +27,10 @@ NOWHERE = Lines(0, 0)
 
 
 class DockerfileError(Invalid):
-    """A Dockerfile that cannot be built. ``problem`` is the bare message, ``hint`` what to do (may be empty);
+    """A Dockerfile that cannot be read. ``problem`` is the bare message, ``hint`` what to do (may be empty);
     ``name`` is the file's, ``lines`` where it is, ``excerpt`` the lines around it as (number, text, is meant)."""
+
+    kind = "dockerfile parse error"
 
     def __init__(
         self,
@@ -47,24 +49,64 @@ class DockerfileError(Invalid):
 
     def located(self, lines: Lines, name: str, text: Sequence[str]) -> "DockerfileError":
         """The same error with the place and the text it is about; what it knows already stays."""
+        if self.name:
+            return self
         place = self.lines if self.lines.start else lines
+        if isinstance(text, Spliced) and place.start:
+            return self._at_origin(place, text)
         excerpt = self.excerpt or make_excerpt(text, place)
-        return DockerfileError(self.problem, place, self.hint, self.name or name, excerpt)
+        return type(self)(self.problem, place, self.hint, name, excerpt)
+
+    def _at_origin(self, place: Lines, text: "Spliced") -> "DockerfileError":
+        name, own = text.origin(place)
+        return type(self)(self.problem, own, self.hint, name, make_excerpt(text, place))
 
     def __str__(self) -> str:
         hint = f" ({self.hint})" if self.hint else ""
         if not self.lines.start:
             return f"{self.problem}{hint}"
-        lines = [f"dockerfile parse error on {self.lines}: {self.problem}{hint}"]
+        lines = [f"{self.kind} on {self.lines}: {self.problem}{hint}"]
         if self.excerpt:
             lines.append(f"{self.name or 'Dockerfile'}:{self.lines.start}")
         lines += [f"{number:>4} {'>>>' if meant else '   '} {line}" for number, line, meant in self.excerpt]
         return "\n".join(lines)
 
 
+class StepError(DockerfileError):
+    """A step that cannot be made, though it can be read: a file that is not there, a right that was not given."""
+
+    kind = "error"
+
+
+class Spliced(tuple[str, ...]):
+    """Lines of several files, one after the other; ``origins``: file and number of each."""
+
+    origins: tuple[tuple[str, int], ...]
+
+    def __new__(cls, lines: Iterable[str], origins: tuple[tuple[str, int], ...]) -> "Spliced":
+        """As many origins as lines."""
+        made = super().__new__(cls, lines)
+        made.origins = origins
+        return made
+
+    def origin(self, place: Lines) -> tuple[str, Lines]:
+        """The file in which lines of ours stand, and where in it."""
+        name, start = self.origins[place.start - 1]
+        return name, Lines(start, start + place.end - place.start)
+
+
 def make_excerpt(text: Sequence[str], place: Lines) -> tuple[tuple[int, str, bool], ...]:
-    """The lines of ``place`` and some around it."""
+    """The lines of ``place`` and some around it, all of one file."""
     first, last = max(place.start - _AROUND, 1), min(place.end + _AROUND, len(text))
+    if isinstance(text, Spliced) and place.start:
+        name, own = text.origin(place)
+        return tuple(
+            (number, _shorten(line), own.start <= number <= own.end)
+            for (file, number), line in zip(
+                text.origins[first - 1 : last], text[first - 1 : last], strict=True
+            )
+            if file == name
+        )
     return tuple(
         (number, _shorten(text[number - 1]), place.start <= number <= place.end)
         for number in range(first, last + 1)

@@ -1,19 +1,28 @@
 """Which stages a build needs, and what they stand on."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 
-from cais.build.dockerfile.fault import DockerfileError, suggest
+from cais.build.dockerfile.fault import DockerfileError, StepError, suggest
 from cais.build.dockerfile.scope import Scope
 from cais.build.dockerfile.values import Copy, Dockerfile, Instruction, Run, Stage
 from cais.build.dockerfile.words import expand
 from cais.errors import Invalid
-from cais.spec.platform import Platform, parse_platform
+from cais.spec.platform import Platform, format_platform, parse_platform
 from cais.spec.reference import parse_reference
 
 SCRATCH = "scratch"
-Link = int | str
-"""What a stage or a ``from`` stands for: a stage's index, or an image's name (``scratch`` included)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContextLink:
+    """A context of the request, by its name there."""
+
+    name: str
+
+
+Link = int | str | ContextLink
+"""What a stage or a ``from`` stands for: a stage's index, an image's name (``scratch`` included), or a context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +43,14 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """The needed stages by index, in the file's order; ``target`` is the one whose image is wanted."""
+    """The needed stages by index, in the file's order; ``target`` is the one whose image is wanted; ``contexts``: names
+    that stand for contexts; ``platform``: the one that is built for."""
 
     file: Dockerfile
     nodes: dict[int, Node]
     target: int
+    contexts: frozenset[str] = frozenset()
+    platform: str = ""
 
     def order(self) -> list[int]:
         """The stages, each after all that it needs; there are no cycles."""
@@ -65,12 +77,14 @@ class Graph:
         return list(found)
 
 
-def make_graph(file: Dockerfile, scope: Scope, target: str = "") -> Graph:
-    """The stages that ``target`` (a name or number; empty: the last stage) needs. Raises DockerfileError."""
+def make_graph(file: Dockerfile, scope: Scope, target: str = "", contexts: Iterable[str] = ()) -> Graph:
+    """The stages that ``target`` (a name or number; empty: the last stage) needs. ``contexts``: names of contexts that
+    stand for the stages and images of the same name. Raises DockerfileError."""
     nodes: list[Node] = []
+    names = frozenset(contexts)
     for stage in file.stages:
         try:
-            nodes.append(_make_node(file, stage, scope))
+            nodes.append(_make_node(file, stage, scope, names))
         except DockerfileError as error:
             raise error.located(stage.line.lines, file.name, file.raw) from None
     _refuse_cycles(file, nodes)
@@ -82,7 +96,8 @@ def make_graph(file: Dockerfile, scope: Scope, target: str = "") -> Graph:
             if isinstance(link, int) and link not in wanted:
                 wanted.add(link)
                 waiting.append(link)
-    return Graph(file, {index: nodes[index] for index in sorted(wanted)}, goal)
+    needed = {index: nodes[index] for index in sorted(wanted)}
+    return Graph(file, needed, goal, names, scope.globals.get("TARGETPLATFORM", ""))
 
 
 def find_target(file: Dockerfile, target: str) -> int:
@@ -98,6 +113,21 @@ def find_target(file: Dockerfile, target: str) -> int:
     raise DockerfileError(f"target stage {target!r} could not be found", hint=hint)
 
 
+def blame_image(graph: Graph, name: str, problem: str) -> DockerfileError:
+    """The error of an image that cannot be had: at the first instruction that asks for it, with the stage that may have
+    been meant."""
+    file = graph.file
+    hint = suggest(name, [stage.base.name for stage in file.stages if stage.base.name])
+    for node in graph.nodes.values():
+        error = StepError(problem, hint=hint)
+        if node.base == name:
+            return error.located(node.stage.line.lines, file.name, file.raw)
+        for step in node.stage.steps:
+            if any(node.sources.get(text) == name for text in from_texts(step)):
+                return error.located(step.line.lines, file.name, file.raw)
+    return StepError(problem, hint=hint)
+
+
 def _by_name(file: Dockerfile, name: str, before: int) -> int | None:
     """The last stage of that name among the first ``before``."""
     for stage in reversed(file.stages[:before]):
@@ -106,7 +136,7 @@ def _by_name(file: Dockerfile, name: str, before: int) -> int | None:
     return None
 
 
-def _make_node(file: Dockerfile, stage: Stage, scope: Scope) -> Node:
+def _make_node(file: Dockerfile, stage: Stage, scope: Scope, contexts: frozenset[str]) -> Node:
     base = expand(stage.base.base, scope.globals, file.escape).text
     if not base:
         raise DockerfileError(
@@ -120,22 +150,40 @@ def _make_node(file: Dockerfile, stage: Stage, scope: Scope) -> Node:
             platform = parse_platform(text)
         except Invalid as error:
             raise DockerfileError(f"failed to parse platform {text!r}: {error}") from None
+    shown = format_platform(platform) if platform else scope.globals.get("TARGETPLATFORM", "")
+    if stage.base.name and (named := find_context(contexts, stage.base.name, shown)):
+        # The context is the whole stage: what the file says of it is not looked at.
+        return Node(replace(stage, steps=()), ContextLink(named), platform, {})
     earlier = _by_name(file, base.lower(), stage.index)
     link: Link = base if earlier is None else earlier
+    if isinstance(link, str) and (named := find_context(contexts, link, shown)):
+        link = ContextLink(named)
     if isinstance(link, str):
         _check_image(link)
     sources = {}
     for instruction in stage.steps:
         for text in from_texts(instruction):
             try:
-                sources[text] = find_source(file, text)
+                sources[text] = find_source(file, text, contexts, shown)
             except DockerfileError as error:
                 raise error.located(instruction.line.lines, file.name, file.raw) from None
     return Node(stage, link, platform, sources)
 
 
-def find_source(file: Dockerfile, text: str) -> Link:
-    """What a ``from`` means: a stage's name or number, or else an image. Raises DockerfileError."""
+def find_context(contexts: Collection[str], name: str, platform: str = "") -> str:
+    """The context that stands for a stage's or an image's ``name``, one for this platform first; empty if none
+    does."""
+    if not contexts:
+        return ""
+    try:
+        plain = parse_reference(name).familiar().removesuffix(":latest")
+    except Invalid:
+        return ""
+    return next((each for each in (f"{plain}::{platform}", plain) if each in contexts), "")
+
+
+def find_source(file: Dockerfile, text: str, contexts: Collection[str] = (), platform: str = "") -> Link:
+    """What a ``from`` means: a stage's name or number, a context, or else an image. Raises DockerfileError."""
     named = _by_name(file, text.lower(), len(file.stages))
     if named is not None:
         return named
@@ -143,6 +191,8 @@ def find_source(file: Dockerfile, text: str) -> Link:
         if int(text) >= len(file.stages):
             raise DockerfileError(f"invalid stage index {text}", hint=f"there are {len(file.stages)} stages")
         return int(text)
+    if context := find_context(contexts, text, platform):
+        return ContextLink(context)
     _check_image(text)
     return text
 

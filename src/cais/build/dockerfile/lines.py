@@ -72,8 +72,9 @@ class Text:
         return self.directives.get("escape", "\\")
 
 
-def read_text(data: bytes, name: str = "Dockerfile") -> Text:
-    """The logical lines of a file. Raises DockerfileError with the place."""
+def read_text(data: bytes, name: str = "Dockerfile", escape: str = "\\") -> Text:
+    """The logical lines of a file; ``escape`` holds unless the file says another. Raises DockerfileError with the
+    place."""
     if len(data) > LIMIT:
         raise DockerfileError(f"{name} has more than {LIMIT} bytes")
     text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
@@ -81,8 +82,8 @@ def read_text(data: bytes, name: str = "Dockerfile") -> Text:
     raw = tuple(line.removesuffix("\r") for line in text.split("\n"))
     if raw and not raw[-1]:
         raw = raw[:-1]
-    directives = _read_directives(raw, name)
-    lines = _Reader(raw, name, directives.get("escape", "\\")).read()
+    directives, count = _read_directives(raw, name)
+    lines = _Reader(raw, name, directives.get("escape", escape), count).read()
     return Text(name, raw, tuple(lines), directives)
 
 
@@ -91,13 +92,15 @@ def read_single(text: str, escape: str) -> list[Line]:
     return _Reader(tuple(text.split("\n")), "ONBUILD", escape).read()
 
 
-def _read_directives(raw: tuple[str, ...], name: str) -> dict[str, str]:
-    """The directives at the top; the first line that is not in their form ends them."""
+def _read_directives(raw: tuple[str, ...], name: str) -> tuple[dict[str, str], int]:
+    """The directives at the top, and how many lines they take; the first line that is not in their form ends them."""
     found: dict[str, str] = {}
+    count = 0
     for number, line in enumerate(raw, 1):
         match = _DIRECTIVE.fullmatch(line.strip())
         if not match:
             break
+        count = number
         key, value = match[1].lower(), match[2]
         if key not in DIRECTIVES:
             continue
@@ -109,13 +112,14 @@ def _read_directives(raw: tuple[str, ...], name: str) -> dict[str, str]:
             error = DockerfileError(f"invalid escape token '{value}' does not match ` or \\", place)
             raise error.located(place, name, raw)
         found[key] = value
-    return found
+    return found, count
 
 
 class _Reader:
     """Joins physical lines."""
 
-    def __init__(self, raw: tuple[str, ...], name: str, escape: str) -> None:
+    def __init__(self, raw: tuple[str, ...], name: str, escape: str, start: int = 0) -> None:
+        """``start``: the index of the first line that counts."""
         self._raw = raw
         self._name = name
         self._escape = escape
@@ -123,7 +127,7 @@ class _Reader:
         self._continued = re.compile(
             rf"(?:(?P<kept>[\s\S]*[^{re.escape(escape)}])|){re.escape(escape)}[ \t]*"
         )
-        self._at = 0
+        self._at = start
 
     def read(self) -> list[Line]:
         found: list[Line] = []

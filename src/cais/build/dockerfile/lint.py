@@ -6,9 +6,17 @@ ignore file) is given to it; without that the rule is silent.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from cais.build.dockerfile.fault import DockerfileError, Lines, suggest
+from cais.build.dockerfile.fault import DockerfileError, Lines, Spliced, suggest
+from cais.build.dockerfile.rules import (
+    CHECK_ARG,
+    RULES,
+    CheckOptions,
+    Rule,
+    add_comments,
+    parse_check,
+)
 from cais.build.dockerfile.scope import Scope
 from cais.build.dockerfile.values import (
     Arg,
@@ -25,6 +33,7 @@ from cais.build.dockerfile.values import (
     Run,
     Shell,
     Stage,
+    StopSignal,
     User,
     Volume,
     Workdir,
@@ -32,7 +41,7 @@ from cais.build.dockerfile.values import (
 from cais.build.dockerfile.words import Expansion, expand
 from cais.errors import Invalid
 from cais.spec.ignore import Ignore, clean_path
-from cais.spec.platform import parse_platform
+from cais.spec.platform import Platform, format_platform, parse_platform
 from cais.spec.reference import parse_reference
 
 _SECRET = re.compile(
@@ -40,7 +49,6 @@ _SECRET = re.compile(
 )
 _NO_SECRET = re.compile(r"(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE)
 _RESERVED = ("context", "scratch")
-_EXPERIMENTAL = frozenset(("InvalidDefinitionDescription",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,35 +59,23 @@ class Finding:
     message: str
     lines: Lines
 
+    @property
+    def about(self) -> Rule:
+        """The rule itself."""
+        return RULES[self.rule]
+
 
 @dataclass(frozen=True, slots=True)
-class CheckOptions:
-    """The ``check`` directive: rules to ``skip`` (``all``), ``experimental`` ones to add, ``error``: findings fail."""
+class BasePlatforms:
+    """Of one stage: the platform it is built for, and that of the image it stands on."""
 
-    skip: frozenset[str] = frozenset()
-    experimental: frozenset[str] = frozenset()
-    error: bool = False
+    expected: Platform
+    actual: Platform
 
 
-def parse_check(text: str) -> CheckOptions:
-    """The value of ``# check=skip=A,B;error=true``. Raises DockerfileError."""
-    skip: frozenset[str] = frozenset()
-    experimental: frozenset[str] = frozenset()
-    error = False
-    for part in filter(None, map(str.strip, text.split(";"))):
-        key, equals, value = part.partition("=")
-        names = frozenset(filter(None, map(str.strip, value.split(","))))
-        match key.strip():
-            case "skip" if equals:
-                skip = names
-            case "experimental" if equals:
-                experimental = names
-            case "error" if equals:
-                error = value.strip().lower() in ("true", "1", "t")
-            case other:
-                known = ("skip", "error", "experimental")
-                raise DockerfileError(f"invalid check option {other!r}", hint=suggest(other, known))
-    return CheckOptions(skip, experimental, error)
+def check_options(file: Dockerfile, given: Mapping[str, str]) -> CheckOptions:
+    """What the file's directive says, or the build argument above it. Raises DockerfileError."""
+    return parse_check(given.get(CHECK_ARG, "") or file.directives.get("check", ""))
 
 
 def lint(
@@ -87,24 +83,29 @@ def lint(
     scope: Scope,
     *,
     base_env: Mapping[int, Mapping[str, str]] | None = None,
+    platforms: Mapping[int, BasePlatforms] | None = None,
     ignore: Ignore | None = None,
 ) -> list[Finding]:
-    """Everything the rules find, by line. ``base_env``: by stage index, the variables of the image it stands on."""
-    options = parse_check(file.directives.get("check", ""))
+    """Everything the rules find, by line. ``base_env``, ``platforms``: by stage index, of the image it stands on."""
+    options = check_options(file, scope.given)
     found = [*_texts(file), *_stages(file), *_froms(file, scope)]
     for stage in file.stages:
         found += _steps(stage)
         found += _copies(stage, ignore) if ignore else ()
         if base_env is not None and stage.index in base_env:
             found += _variables(file, stage, base_env[stage.index])
-    kept = [finding for finding in found if _is_wanted(finding.rule, options)]
+        if platforms is not None and stage.index in platforms:
+            found += _base_platform(stage, platforms[stage.index])
+    own = {line.lines: add_comments(options, line.comments) for line in file.lines if line.comments}
+    kept = [finding for finding in found if own.get(finding.lines, options).wants(finding.rule)]
+    if isinstance(file.raw, Spliced):
+        kept = [_with_origin(finding, file.raw, file.name) for finding in kept]
     return sorted(dict.fromkeys(kept), key=lambda finding: (finding.lines.start, finding.rule))
 
 
-def _is_wanted(rule: str, options: CheckOptions) -> bool:
-    if rule in _EXPERIMENTAL and not options.experimental & {rule, "all"}:
-        return False
-    return not options.skip & {rule, "all"}
+def _with_origin(finding: Finding, raw: Spliced, main: str) -> Finding:
+    name, lines = raw.origin(finding.lines)
+    return finding if name == main else replace(finding, message=f"{finding.message} (in {name}, {lines})")
 
 
 # The text as a whole
@@ -113,7 +114,8 @@ def _is_wanted(rule: str, options: CheckOptions) -> bool:
 def _texts(file: Dockerfile) -> Iterator[Finding]:
     for line in file.lines:
         if line.empty_continuation:
-            yield Finding("NoEmptyContinuation", "an empty line inside a continued one", line.lines)
+            last = Lines(line.lines.end, line.lines.end)
+            yield Finding("NoEmptyContinuation", "an empty line inside a continued one", last)
     in_stages = [line for line in file.lines if line.lines.start >= file.stages[0].line.lines.start]
     plain = [
         line.keyword for line in in_stages if line.keyword in (line.keyword.upper(), line.keyword.lower())
@@ -138,7 +140,7 @@ def _descriptions(file: Dockerfile) -> Iterator[Finding]:
             name = words[2]
         else:
             continue
-        if line.comments[-1].split()[0] != name:
+        if line.comments[-1].split()[0] not in (name, name.lower() if line.name == "FROM" else name):
             message = f"the comment above {line.name} should be: # {name} <description>"
             yield Finding("InvalidDefinitionDescription", message, line.lines)
 
@@ -167,12 +169,13 @@ def _stages(file: Dockerfile) -> Iterator[Finding]:
 
 
 def _froms(file: Dockerfile, scope: Scope) -> Iterator[Finding]:
+    declared = {name for step in file.args if isinstance(step.value, Arg) for name, _ in step.value.pairs}
     for stage in file.stages:
         lines = stage.line.lines
         found = _try_expand(stage.base.base, scope.globals, file.escape)
         platform = _try_expand(stage.base.platform, scope.globals, file.escape)
         for expansion in filter(None, (found, platform)):
-            for name in sorted(expansion.unset):
+            for name in sorted(expansion.used - scope.globals.keys() - declared):
                 hint = suggest(name, scope.globals)
                 message = f"FROM argument '{name}' is not declared" + (f" ({hint})" if hint else "")
                 yield Finding("UndefinedArgInFrom", message, lines)
@@ -200,6 +203,17 @@ def _platform(stage: Stage, found: Expansion, scope: Scope) -> Iterator[Finding]
         yield Finding("FromPlatformFlagConstDisallowed", message, lines)
 
 
+def _base_platform(stage: Stage, platforms: BasePlatforms) -> Iterator[Finding]:
+    expected, actual = map(format_platform, (platforms.expected, platforms.actual))
+    # What a variant is called differs from image to image.
+    if (platforms.expected.os, platforms.expected.architecture) != (
+        platforms.actual.os,
+        platforms.actual.architecture,
+    ):
+        message = f"{stage.base.base} is for {actual}, and this is a build for {expected}"
+        yield Finding("InvalidBaseImagePlatform", message, stage.line.lines)
+
+
 def _is_reference(text: str) -> bool:
     try:
         parse_reference(text)
@@ -208,9 +222,9 @@ def _is_reference(text: str) -> bool:
     return True
 
 
-def _try_expand(text: str, env: Mapping[str, str], escape: str) -> Expansion | None:
+def _try_expand(text: str, env: Mapping[str, str], escape: str, *, quotes: bool = True) -> Expansion | None:
     try:
-        return expand(text, env, escape)
+        return expand(text, env, escape, quotes=quotes)
     except DockerfileError:
         return None
 
@@ -293,9 +307,14 @@ def _variables(file: Dockerfile, stage: Stage, base_env: Mapping[str, str]) -> I
     env = dict(base_env)
     declared: set[str] = set()
     for step in stage.steps:
-        for text in _expanded_texts(step):
-            found = _try_expand(text, env, file.escape)
-            for name in sorted(found.unset - declared if found else ()):
+        documents = step.value.heredocs if isinstance(step.value, Copy) else ()
+        for text, quotes in (
+            *((text, True) for text in _expanded_texts(step)),
+            *((document.text, False) for document in documents if document.expand),
+        ):
+            found = _try_expand(text, env, file.escape, quotes=quotes)
+            # A default does not make it defined.
+            for name in sorted(found.used - env.keys() - declared if found else ()):
                 if not name[:1].isalpha() and name[:1] != "_":
                     continue
                 hint = suggest(name, [*env, *declared])
@@ -314,11 +333,13 @@ def _expanded_texts(step: Instruction) -> Iterable[str]:
         case Arg(pairs=defaults):
             return [default for _, default in defaults if default is not None]
         case Copy() as copy:
-            return (*copy.sources, copy.destination, copy.chown, copy.chmod)
+            return (*copy.sources, copy.destination, copy.chown, copy.chmod, copy.checksum)
         case Workdir(path=text) | User(user=text):
             return (text,)
-        case Expose(ports=texts) | Volume(paths=texts):
+        case Volume(paths=texts):
             return texts
+        case StopSignal(signal=text):
+            return (text,)
         case Run() as run:
-            return [text for mount in run.mounts for text in (mount.target, mount.source)]
+            return [text for mount in run.mounts for text in (mount.target, mount.source, mount.id)]
     return ()

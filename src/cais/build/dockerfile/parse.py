@@ -3,9 +3,11 @@
 import re
 from collections.abc import Callable
 
-from cais.build.dockerfile.fault import DockerfileError, suggest
+from cais.build.dockerfile.fault import DockerfileError, Lines, suggest
 from cais.build.dockerfile.flags import Flags, parse_flags, parse_mount
 from cais.build.dockerfile.lines import Line, read_single, read_text
+from cais.build.dockerfile.splice import Read, splice
+from cais.build.dockerfile.syntax import OWN_LINE, is_own
 from cais.build.dockerfile.values import (
     Arg,
     Cmd,
@@ -25,6 +27,7 @@ from cais.build.dockerfile.values import (
     Shell,
     Stage,
     StopSignal,
+    Unset,
     User,
     Value,
     Volume,
@@ -35,20 +38,27 @@ from cais.errors import Invalid
 from cais.images.changes import parse_duration_ns
 from cais.spec.image import Healthcheck
 
+_OWN = ("INCLUDE", "UNSET")
+UNSET_NAMED = ("ENV", "LABEL", "VOLUME", "EXPOSE")
+UNSET_WHOLE = ("ENTRYPOINT", "CMD", "USER", "WORKDIR", "HEALTHCHECK", "STOPSIGNAL")
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9\-_.]*")
 _NETWORKS = ("default", "none", "host")
 _SECURITY = ("sandbox", "insecure")
 _SHORTEST_NS = 10**6
 
 
-def parse_dockerfile(data: bytes, name: str = "Dockerfile") -> Dockerfile:
-    """The whole file. Raises DockerfileError with the place, the lines and a hint."""
+def parse_dockerfile(data: bytes, name: str = "Dockerfile", read: Read | None = None) -> Dockerfile:
+    """The whole file; ``read``: how other files of the context are had, for INCLUDE. Raises DockerfileError with the
+    place, the lines and a hint."""
     text = read_text(data, name)
+    own = is_own(text.directives.get("syntax", ""), text.raw, name)
+    if own and read is not None:
+        text = splice(text, read)
     args: list[Instruction] = []
     stages: list[tuple[Line, From, list[Instruction]]] = []
     for line in text.lines:
         try:
-            value = parse_line(line, text.escape)
+            value = parse_line(line, text.escape, own=own)
             if isinstance(value, From):
                 stages.append((line, value, []))
             elif stages:
@@ -61,10 +71,12 @@ def parse_dockerfile(data: bytes, name: str = "Dockerfile") -> Dockerfile:
                 )
         except DockerfileError as error:
             raise error.located(line.lines, name, text.raw) from None
-    if not text.lines:
-        raise DockerfileError(f"the Dockerfile ({name}) cannot be empty", hint="it needs a FROM")
     if not stages:
-        raise DockerfileError("no build stage in current context", hint="it needs a FROM")
+        problem = (
+            "no build stage in current context" if text.lines else f"the Dockerfile ({name}) cannot be empty"
+        )
+        end = Lines(len(text.raw), len(text.raw))
+        raise DockerfileError(problem, hint="it needs a FROM").located(end, name, text.raw)
     made = tuple(Stage(i, line, base, tuple(steps)) for i, (line, base, steps) in enumerate(stages))
     return Dockerfile(name, text.raw, text.escape, text.directives, tuple(args), made, text.lines)
 
@@ -79,9 +91,16 @@ def parse_trigger(text: str, escape: str = "\\") -> list[Instruction]:
     return found
 
 
-def parse_line(line: Line, escape: str = "\\") -> Value:
-    """One instruction. Raises DockerfileError without a place."""
+def parse_line(line: Line, escape: str = "\\", *, own: bool = False) -> Value:
+    """One instruction; ``own``: of Cais's language. Raises DockerfileError without a place."""
     parse = _PARSERS.get(line.name)
+    if line.name in _OWN:
+        if not own:
+            raise DockerfileError(
+                f"{line.keyword} is an instruction of Cais's own",
+                hint=f"{OWN_LINE} at the top of the file turns it on",
+            )
+        parse = _parse_unset
     if parse is None:
         raise DockerfileError(f"unknown instruction: {line.keyword}", hint=suggest(line.keyword, _PARSERS))
     flags = parse_flags(line.name, line.flags)
@@ -220,7 +239,7 @@ def _parse_copy(line: Line, flags: Flags, escape: str) -> Copy:
         parents=_flag(flags, "parents") == "true",
         exclude=tuple(flags.get("exclude", ())),
         checksum=_flag(flags, "checksum"),
-        keep_git_dir=_flag(flags, "keep-git-dir") == "true",
+        keep_git_dir=_flag(flags, "keep-git-dir") == "true" if "keep-git-dir" in flags else None,
         unpack=None if unpack is None else unpack[0] == "true",
         heredocs=line.heredocs,
     )
@@ -287,12 +306,30 @@ def _parse_onbuild(line: Line, flags: Flags, escape: str) -> OnBuild:
         raise DockerfileError("ONBUILD requires at least one argument")
     if trigger == "ONBUILD":
         raise DockerfileError("chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
-    if trigger in ("FROM", "MAINTAINER"):
+    if trigger in ("FROM", "MAINTAINER", *_OWN):
         raise DockerfileError(f"{trigger} isn't allowed as an ONBUILD trigger")
     if trigger not in _PARSERS:
         raise DockerfileError(f"unknown instruction: {trigger}", hint=suggest(trigger, _PARSERS))
     text = line.rest + "".join(f"\n{heredoc.content}{heredoc.name}" for heredoc in line.heredocs)
     return OnBuild(text)
+
+
+def _parse_unset(line: Line, flags: Flags, escape: str) -> Unset:
+    if line.name == "INCLUDE":
+        raise DockerfileError("INCLUDE is not possible here: the Dockerfile did not come with a context")
+    kind, *names = _words(line, escape) or [""]
+    known = (*UNSET_NAMED, *UNSET_WHOLE)
+    if kind.upper() not in known:
+        hint = suggest(kind, known) or f"UNSET knows {', '.join(known)}"
+        raise DockerfileError(f"UNSET {kind} is not possible".replace("  ", " "), hint=hint)
+    kind = kind.upper()
+    if kind in UNSET_NAMED and not names:
+        raise DockerfileError(f"UNSET {kind} requires at least one name", hint=f"UNSET {kind} NAME…")
+    if kind in UNSET_WHOLE and names:
+        raise DockerfileError(f"UNSET {kind} takes no names")
+    if any("=" in name for name in names):
+        raise DockerfileError(f"UNSET {kind} takes names alone, no values")
+    return Unset(kind, tuple(names))
 
 
 def _parse_health(line: Line, flags: Flags, escape: str) -> Health:

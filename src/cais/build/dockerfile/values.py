@@ -92,7 +92,7 @@ class Copy:
     parents: bool = False
     exclude: tuple[str, ...] = ()
     checksum: str = ""
-    keep_git_dir: bool = False
+    keep_git_dir: bool | None = None
     unpack: bool | None = None
     heredocs: tuple[Heredoc, ...] = ()
 
@@ -174,6 +174,15 @@ class Maintainer:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class Unset:
+    """``UNSET``: ``kind`` is the instruction whose work is undone, ``names`` what of it (empty for those that set one
+    thing)."""
+
+    kind: str
+    names: tuple[str, ...] = ()
+
+
 Value = (
     From
     | Arg
@@ -192,6 +201,7 @@ Value = (
     | Health
     | OnBuild
     | Maintainer
+    | Unset
 )
 
 
