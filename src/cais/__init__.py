@@ -3,12 +3,17 @@
 TYPE_CHECKING = False  # the command line imports this file at every start: nothing costly here
 if TYPE_CHECKING:
     from cais.client.aio import AsyncEngine
+    from cais.client.buildmodels import BuildError
     from cais.client.engine import Engine
 
-__all__ = ["AsyncEngine", "Engine", "__version__"]
+__all__ = ["AsyncEngine", "BuildError", "Engine", "__version__"]
 __version__ = "0.1.0"
 
-_HOMES = {"AsyncEngine": "cais.client.aio", "Engine": "cais.client.engine"}
+_HOMES = {
+    "AsyncEngine": "cais.client.aio",
+    "BuildError": "cais.client.buildmodels",
+    "Engine": "cais.client.engine",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -307,9 +307,9 @@ def test_mounts_of_run(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("RUN --mount=type=ssh true", "type=ssh is not supported"),
+        ("RUN --mount=type=ssh,required true", "SSH agent default is not forwarded: build with --ssh default"),
         ("RUN --mount=type=secret,id=tok,required=true cat /run/secrets/tok", "secret tok: not found"),
-        ("RUN --security=insecure true", "security=insecure is not supported"),
+        ("RUN --security=insecure true", "security.insecure is not allowed: build with --allow"),
         ("RUN --network=host true", "network.host is not allowed"),
         ("RUN exit 7", "The command '/bin/sh -c exit 7' returned a non-zero code: 7"),
         ('RUN ["/nothing"]', "/nothing"),
@@ -320,7 +320,7 @@ def test_mounts_of_run(bench: Bench) -> None:
         ("COPY --chown=who a /", "unable to find user who"),
         ("COPY --from=busybox /nope /", "nope"),
         ("COPY a /etc/passwd/x", "cannot copy to non-directory: /etc/passwd"),
-        ("ADD https://example.com/x /", "not supported"),
+        ("ADD http://127.0.0.1:9/x /", "http://127.0.0.1:9/x"),
         ("RUNN x", "unknown instruction: RUNN (did you mean RUN?)"),
         ("COPY --frm=x a /", "unknown flag: --frm (did you mean --from?)"),
         ("ENV A=${", "syntax error"),
@@ -348,7 +348,7 @@ def test_the_exit_code_of_a_step_is_told(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ({"remote": "https://github.com/x/y.git"}, "send the context with the request"),
+        ({"remote": "what is this"}, "invalid context"),
         ({"version": "2"}, "has no BuildKit"),
         ({"squash": "1"}, "squash is not supported"),
         ({"t": "A:B:C"}, "invalid reference format"),
@@ -615,8 +615,8 @@ def test_cais_build(bench: Bench, tmp_path: Path) -> None:
         str(ctx),
     )
     assert done.returncode == 0, done.stderr.decode()
-    out = done.stdout.decode(errors="replace")
-    assert "x.tmp" not in out and "deep\n" in out and "Successfully tagged own:latest" in out
+    out = done.stderr.decode(errors="replace")
+    assert "x.tmp" not in out and "deep\n" in out and "naming to docker.io/library/own:latest" in out
     assert (tmp_path / "id").read_text() == bench.inspect("own")["Id"]
     assert (
         bench.run("cd /c; stat -c %h real; wc -c < deep/link; cat n*; cat raw*", "own")
@@ -644,18 +644,3 @@ def test_cais_builder_prune(own_engine: LiveEngine) -> None:
     cais(own_engine, "build", "-", stdin=b"FROM busybox\nRUN echo x > /x\n")
     done = cais(own_engine, "builder", "prune", "-f")
     assert done.returncode == 0 and b"Total:" in done.stdout and len(done.stdout.splitlines()) == 2
-
-
-def test_clients_of_buildkit_get_an_answer(engine: LiveEngine) -> None:
-    """The classic builder is announced, and the doors of the other are not there."""
-    answer = engine.request(b"GET /_ping HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n").lower()
-    assert b"builder-version: 1" in answer
-    for path in (b"/session", b"/grpc"):
-        head = (
-            b"POST %b HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n"
-        )
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(20)
-            connection.connect(engine.socket)
-            connection.sendall(head % path)
-            assert connection.recv(1 << 16).split()[1] in (b"404", b"501")

@@ -19,25 +19,24 @@ _MAGIC = 257
 
 
 class Context:
-    """A folder to send. ``dockerfile`` is its path there; one from elsewhere is sent as ``extra`` bytes."""
+    """A folder to send. ``dockerfile`` is its path there, empty if the engine does not read it there; ``ignore``: the
+    ignore file that goes with a Dockerfile from elsewhere."""
 
-    __slots__ = ("_ignore", "_links", "dockerfile", "extra", "folder")
+    __slots__ = ("_ignore", "_kept", "_links", "dockerfile", "folder")
 
-    def __init__(self, folder: str, dockerfile: str, extra: bytes | None) -> None:
+    def __init__(self, folder: str, dockerfile: str = "", ignore: bytes | None = None) -> None:
         self.folder = folder
         self.dockerfile = dockerfile
-        self.extra = extra
+        # The engine needs these two even if they are ignored, and takes care itself that nobody copies them then.
+        self._kept = (dockerfile, ".dockerignore") if dockerfile else ()
         self._links: dict[tuple[int, int], str] = {}
-        self._ignore = self._read_ignore()
+        self._ignore = (
+            self._read_ignore() if ignore is None else load("cais.spec.ignore:parse_ignore")(ignore)
+        )
 
     def _read_ignore(self) -> Any:
         parse = load("cais.spec.ignore:parse_ignore")
-        names = (
-            [".dockerignore"]
-            if self.extra is not None
-            else [f"{self.dockerfile}.dockerignore", ".dockerignore"]
-        )
-        for name in names:
+        for name in (f"{self.dockerfile}.dockerignore", ".dockerignore"):
             try:
                 with open(os.path.join(self.folder, name), "rb") as file:
                     return parse(file.read())
@@ -62,8 +61,6 @@ class Context:
             yield b"".join(waiting)
 
     def _parts(self) -> Iterator[bytes]:
-        if self.extra is not None:
-            yield from _member(self.dockerfile, self.extra)
         for path, status in self._walk(""):
             yield from self._file(path, status)
         yield bytes(2 * _BLOCK)
@@ -78,14 +75,14 @@ class Context:
             path = f"{folder}/{name}" if folder else name
             status = os.lstat(os.path.join(self.folder, path))
             is_folder = stat.S_ISDIR(status.st_mode)
-            excluded = self._ignore.excludes(path) and path not in (self.dockerfile, ".dockerignore")
+            excluded = self._ignore.excludes(path) and path not in self._kept
             if not excluded and not stat.S_ISSOCK(status.st_mode):
                 yield path, status
             if is_folder and (not excluded or self._ignore.has_exceptions or self._holds_dockerfile(path)):
                 yield from self._walk(path)
 
     def _holds_dockerfile(self, folder: str) -> bool:
-        return self.dockerfile.startswith(f"{folder}/")
+        return bool(self._kept) and self.dockerfile.startswith(f"{folder}/")
 
     def _file(self, path: str, status: os.stat_result) -> Iterator[bytes]:
         mode = status.st_mode
@@ -124,42 +121,60 @@ class Context:
             yield bytes(-size % _BLOCK)
 
 
-def open_context(path: str, dockerfile: str) -> Context:
-    """The context at ``path`` with the Dockerfile at ``dockerfile`` (empty: in the context; ``-``: standard input).
-    Raises Failure."""
-    if not os.path.isdir(path):
-        shown = "no such file or directory" if not os.path.exists(path) else "not a directory"
-        raise Failure(f"unable to prepare context: path {path!r}: {shown}")
+class Dockerfile:
+    """Where the Dockerfile is: ``name`` in the context; or its ``text``, with the ``ignore`` file beside it, if any."""
+
+    __slots__ = ("ignore", "name", "text")
+
+    def __init__(self, name: str, text: bytes | None = None, ignore: bytes | None = None) -> None:
+        self.name = name
+        self.text = text
+        self.ignore = ignore
+
+
+def find_dockerfile(path: str, dockerfile: str) -> Dockerfile:
+    """The Dockerfile at ``dockerfile`` (empty: in the folder ``path``; ``-``: standard input). Raises Failure."""
     if dockerfile == "-":
-        return Context(path, _own_name(), b"".join(iter(lambda: os.read(0, PIECE), b"")))
+        return Dockerfile("Dockerfile", b"".join(iter(lambda: os.read(0, PIECE), b"")))
     name = dockerfile or os.path.join(path, "Dockerfile")
-    inside = os.path.relpath(os.path.realpath(name), os.path.realpath(path))
     if not os.path.isfile(name):
         if not dockerfile and os.path.isfile(os.path.join(path, "dockerfile")):
-            return Context(path, "dockerfile", None)
+            return Dockerfile("dockerfile")
         raise Failure(
             f"unable to prepare context: unable to evaluate symlinks in Dockerfile path: no such file: {name}"
         )
-    if inside == ".." or inside.startswith("../"):
-        with open(name, "rb") as file:
-            return Context(path, _own_name(), file.read())
-    return Context(path, inside, None)
+    inside = os.path.relpath(os.path.realpath(name), os.path.realpath(path))
+    if inside != ".." and not inside.startswith("../"):
+        return Dockerfile(inside)
+    return Dockerfile(os.path.basename(name), _read(name), _read(f"{name}.dockerignore", missing=None))
 
 
-def _own_name() -> str:
-    return f".dockerfile.{os.urandom(10).hex()}"
+def _read(path: str, missing: bytes | None = b"") -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return missing
+    except OSError as error:
+        raise Failure(f"cannot read {path}: {(error.strerror or '').lower()}") from None
 
 
-def read_stream() -> tuple[str, Iterator[bytes]]:
-    """The context on standard input: an archive as it is, or a Dockerfile alone. The Dockerfile's name (empty: the
-    usual one), and the pieces."""
+def check_folder(path: str) -> None:
+    """Raises Failure for what is no folder."""
+    if not os.path.isdir(path):
+        shown = "no such file or directory" if not os.path.exists(path) else "not a directory"
+        raise Failure(f"unable to prepare context: path {path!r}: {shown}")
+
+
+def read_stream() -> tuple[bytes | None, Iterator[bytes]]:
+    """The context on standard input: a Dockerfile alone, or the pieces of an archive as it is."""
     head = os.read(0, PIECE)
     while len(head) < _BLOCK and (more := os.read(0, PIECE)):
         head += more
     rest = iter(lambda: os.read(0, PIECE), b"")
     if _is_archive(head):
-        return "", _archive(head, rest)
-    return "Dockerfile", iter([*_member("Dockerfile", head + b"".join(rest)), bytes(2 * _BLOCK)])
+        return None, _archive(head, rest)
+    return head + b"".join(rest), iter(())
 
 
 def _archive(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
@@ -170,11 +185,6 @@ def _archive(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
 def _is_archive(head: bytes) -> bool:
     compressed = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
     return head[_MAGIC : _MAGIC + 5] == b"ustar" or head.startswith(compressed)
-
-
-def _member(name: str, data: bytes) -> list[bytes]:
-    parts = [_header(name, b"0", 0o600, len(data), 0, ""), data, bytes(-len(data) % _BLOCK)]
-    return [part for part in parts if part]  # an empty piece would end the request
 
 
 def _header(name: str, kind: bytes, mode: int, size: int, mtime: int, link: str) -> bytes:

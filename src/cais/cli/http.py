@@ -88,7 +88,7 @@ class Connection:
         Raises Refused for a status of 400 and above, Unreachable when the connection breaks.
         """
         self.idle = False
-        sent: list[tuple[str, str]] = [("Host", "cais"), *fields]
+        sent: list[tuple[str, str]] = [("Host", "localhost"), *fields]
         data = b""
         if body is None:
             if method == "POST":

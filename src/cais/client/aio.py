@@ -8,8 +8,10 @@ from typing import Any, Self, TypeVar, Unpack
 import msgspec
 
 from cais.client import calls, models
+from cais.client.aiobuild import AsyncBuild
 from cais.client.aiochannel import AsyncChannel, Pieces, Wire, read_head, receive, send
 from cais.client.aioprocess import AsyncProcess
+from cais.client.buildrequest import BuildOptions, PathText, prepare
 from cais.client.channel import USUAL
 from cais.client.engine import EXEC_POLLS, POLL_SECONDS, TIMEOUT_SECONDS
 from cais.client.options import ContainerOptions, ExecOptions
@@ -138,6 +140,22 @@ class AsyncEngine:
         found = await self._channel.call(calls.login(auth))
         token = found.identity_token
         return msgspec.structs.replace(auth, password="", identitytoken=token) if token else auth
+
+    def build(self, path: PathText = "", **options: Unpack[BuildOptions]) -> AsyncBuild:
+        """Build an image from the folder ``path`` (or a URL; empty: ``text`` alone).
+
+        ::
+
+            done = await engine.build(".", tag="my/web:2")
+
+            async with engine.build(".", tag="my/web:2") as build:
+                async for event in build:
+                    print(event)
+                done = await build
+
+        Raises Invalid; the ``AsyncBuild`` raises BuildError, Unavailable.
+        """
+        return AsyncBuild(self._channel, prepare(path, options))
 
     async def bootstrap(self, name: str) -> list[str]:
         """Make the base image ``busybox`` or ``debian[:SUITE]``."""

@@ -73,9 +73,10 @@ class AsyncChannel:
             raise exchange.failure(content)
         return call.parse(content)
 
-    async def stream(self, call: Call[Any]) -> AsyncGenerator[bytes, None]:
-        """The answer's content piece by piece; no time limit. Closing the iterator ends it."""
-        async with self._open(call, None) as wire:
+    async def stream(self, call: Call[Any], *, pieces: Pieces | None = None) -> AsyncGenerator[bytes, None]:
+        """The answer's content piece by piece; no time limit. Closing the iterator ends it. ``pieces`` is a body of
+        unknown length."""
+        async with self._open(call, pieces) as wire:
             exchange = Exchange(call)
             first = await read_head(wire, exchange)
             if exchange.refused():

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from cais.client import models
+from cais.client.buildreader import MISDIRECTED, Misdirected
 from cais.client.options import ContainerOptions, ExecOptions, make_create, make_exec
 from cais.client.protocol import Call, make_error, make_start_error, segment
 from cais.errors import CaisError, Corrupt, Unavailable
@@ -14,6 +15,16 @@ from cais.spec.registryauth import format_header
 
 T = TypeVar("T")
 Filters = Mapping[str, Any]
+
+
+def build(headers: tuple[tuple[str, str], ...], body: bytes | None = None) -> Call[None]:
+    """Build an image; ``body`` None: the request and its contexts follow in pieces. The answer is lines of
+    `client.buildmodels`."""
+    return Call("POST", "/cais/build", as_nothing, body=body, fields=headers, failure=_make_build_error)
+
+
+def _make_build_error(status: int, message: str) -> CaisError:
+    return Misdirected(message) if status == MISDIRECTED else make_error(status, message)
 
 
 def as_type(kind: type[T]) -> Callable[[bytes], T]:

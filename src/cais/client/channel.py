@@ -84,10 +84,13 @@ class Channel:
             raise exchange.failure(content)
         return call.parse(content)
 
-    def stream(self, call: Call[Any]) -> Generator[bytes, None, None]:
-        """The answer's content piece by piece; no time limit between pieces. Closing the iterator ends it."""
+    def stream(
+        self, call: Call[Any], *, pieces: Iterable[bytes] | None = None
+    ) -> Generator[bytes, None, None]:
+        """The answer's content piece by piece; no time limit between pieces. Closing the iterator ends it. ``pieces``
+        is a body of unknown length."""
         with self.connect() as sock:
-            send(sock, call, None)
+            send(sock, call, pieces)
             exchange = Exchange(call)
             first = read_head(sock, exchange)
             if exchange.refused():

@@ -8,6 +8,8 @@ from typing import Any, Self, TypeVar, Unpack
 import msgspec
 
 from cais.client import calls, models
+from cais.client.build import Build
+from cais.client.buildrequest import BuildOptions, PathText, prepare
 from cais.client.channel import Channel, read_head, receive, send
 from cais.client.options import ContainerOptions, ExecOptions
 from cais.client.process import Process
@@ -152,6 +154,26 @@ class Engine:
         found = self._channel.call(calls.login(auth))
         token = found.identity_token
         return msgspec.structs.replace(auth, password="", identitytoken=token) if token else auth
+
+    def build(self, path: PathText = "", **options: Unpack[BuildOptions]) -> Build:
+        """Build an image from the folder ``path`` (or a URL; empty: ``text`` alone). It begins at once.
+
+        ::
+
+            done = engine.build(".", tag="my/web:2").result
+            print(done.digest, [(step.name, step.seconds, step.is_cached) for step in done.steps])
+
+            with engine.build(".", tag="my/web:2", secrets={"token": token}) as build:
+                for event in build:
+                    if isinstance(event, StepOutput):
+                        sys.stdout.buffer.write(event.data)
+
+            engine.build(text="FROM busybox\nRUN exit 3").result       # BuildError: exit_code 3, lines (2, 2)
+
+        An engine on this machine reads the folder where it is; to others it is sent. Raises Invalid, Unavailable; the
+        ``Build`` raises BuildError.
+        """
+        return Build(self._channel, prepare(path, options))
 
     def bootstrap(self, name: str) -> list[str]:
         """Make the base image ``busybox`` or ``debian[:SUITE]`` from the machine's package mirror."""

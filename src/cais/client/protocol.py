@@ -51,7 +51,7 @@ class Call(Generic[T]):
 
     def head(self, *, chunked: bool = False) -> bytes:
         """The request's head. ``chunked``: the body follows in chunks, of unknown length."""
-        fields = [("Host", "cais"), *self.fields]
+        fields = [("Host", "localhost"), *self.fields]
         if chunked:
             fields += [("Content-Type", "application/x-tar"), ("Transfer-Encoding", "chunked")]
         elif self.body is not None:

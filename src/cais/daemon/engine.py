@@ -119,7 +119,7 @@ async def _build(config: Config, stack: AsyncExitStack) -> Services:
     rooms = Rooms(
         config, machine, metadata, snapshots, images, networks, volumes, driver, bus, filters, Profiles()
     )
-    builder = Builder(rooms, images, Unpacker(content, layers, workers, root), cache)
+    builder = Builder(rooms, images, Unpacker(content, layers, workers, root), cache, remotes)
     stack.push_async_callback(builder.close)
     door = BuildkitDoor(builder, root, _worker_labels(machine.hostname))
     stack.push_async_callback(door.close)

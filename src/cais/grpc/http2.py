@@ -29,6 +29,7 @@ HEADER_LIMIT = 64 << 10
 CALM = 2000
 """Resets or control frames within ``CALM_SECONDS`` after which a peer is too much."""
 CALM_SECONDS = 5.0
+_GATHER = 64 << 10
 BUFFER = 1 << 20
 """Bytes written ahead before senders wait."""
 
@@ -118,6 +119,8 @@ class Connection(asyncio.Protocol):
         self._room: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._calm = (0.0, 0)
+        self._out: list[bytes] = []
+        self._waiting = 0
         self.is_lost = False
 
     # The transport
@@ -185,6 +188,7 @@ class Connection(asyncio.Protocol):
         """Say good-bye and close; what was written is still sent."""
         if self._transport is not None and not self.is_lost and not self._transport.is_closing():
             payload = struct.pack(">II", self._last, ErrorCode.NO_ERROR)
+            self._flush()
             self._transport.write(frame(frames.GOAWAY, 0, 0, payload))
             self._transport.close()
 
@@ -247,8 +251,18 @@ class Connection(asyncio.Protocol):
             raise ConnectionResetError("the stream has gone")
 
     def _write(self, data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
+        """Frames of one turn of the loop go out together: each write is a system call."""
+        if not self._out:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._out.append(data)
+        self._waiting += len(data)
+        if self._waiting >= _GATHER:
+            self._flush()
+
+    def _flush(self) -> None:
+        out, self._out, self._waiting = self._out, [], 0
+        if out and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def _note_sent(self, stream: Stream, end: bool) -> None:
         if end:
@@ -439,6 +453,7 @@ class Connection(asyncio.Protocol):
     def _give_up(self, code: ErrorCode, reason: str) -> None:
         if self._transport is not None and not self._transport.is_closing():
             payload = struct.pack(">II", self._last, code) + reason.encode()[:200]
+            self._flush()
             self._transport.write(frame(frames.GOAWAY, 0, 0, payload))
             self._transport.close()
         for stream in list(self._streams.values()):

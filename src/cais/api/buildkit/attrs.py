@@ -3,11 +3,13 @@
 Names: moby/buildkit frontend/dockerui/config.go and frontend/dockerfile/builder; docker/buildx build/opt.go.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import msgspec
 from msgspec.structs import replace
 
+from cais.api.buildkit.messages import CacheOptions
 from cais.api.buildkit.messages import Option as WireOption
 from cais.build.request import BuildRequest, Option
 from cais.errors import Invalid, Unsupported
@@ -55,10 +57,19 @@ def parse_attrs(attrs: Mapping[str, str], entitlements: tuple[str, ...] = ()) ->
         pull=attrs.get("image-resolve-mode") == "pull",
         host=_host(attrs),
         contexts=_prefixed(attrs, "context:"),
-        attests=tuple(Option(kind, parse_fields(text)) for kind, text in _prefixed(attrs, "attest:").items()),
+        attests=tuple(_attests(attrs)),
         entitlements=frozenset(entitlements),
     )
     return Asked(request, attrs.get("context", ""), call.removeprefix("frontend."))
+
+
+def _attests(attrs: Mapping[str, str]) -> Iterator[Option]:
+    """What is to be attested. What buildx asks for by itself (``inline-only``) is left out: with it, an image would be
+    another one after every build that changes nothing."""
+    for kind, text in _prefixed(attrs, "attest:").items():
+        fields = parse_fields(text)
+        if fields.pop("inline-only", "") != "true" and fields.get("disabled", "") != "true":
+            yield Option(kind, fields)
 
 
 def _prefixed(attrs: Mapping[str, str], prefix: str) -> dict[str, str]:
@@ -131,6 +142,29 @@ def _ulimit(text: str) -> Ulimit:
         return Ulimit(name=name, soft=int(soft), hard=int(hard if colon else soft))
     except ValueError:
         raise Invalid(f"invalid ulimit {text!r}: want NAME=SOFT[:HARD]") from None
+
+
+def parse_imports(cache: CacheOptions | None, attrs: Mapping[str, str]) -> tuple[Option, ...]:
+    """Caches to read: of the call, and as clients repeat them in the attributes. Raises Invalid."""
+    found = list(parse_options(cache.imports)) if cache else []
+    found += [Option("registry", {"ref": ref}) for ref in (cache.import_refs if cache else ())]
+    text = attrs.get("cache-imports", "")
+    try:
+        listed = msgspec.json.decode(text, type=list[_Import]) if text else []
+    except msgspec.DecodeError as error:
+        raise Invalid(f"invalid cache-imports: {error}") from error
+    found += [Option(each.type, each.attrs) for each in listed]
+    found += [Option("registry", {"ref": ref}) for ref in attrs.get("cache-from", "").split(",") if ref]
+    unique: list[Option] = []
+    for option in found:
+        if option not in unique:
+            unique.append(option)
+    return tuple(unique)
+
+
+class _Import(msgspec.Struct, frozen=True):
+    type: str = msgspec.field(name="Type", default="")
+    attrs: dict[str, str] = msgspec.field(name="Attrs", default_factory=dict)
 
 
 def parse_options(options: tuple[WireOption, ...]) -> tuple[Option, ...]:

@@ -70,14 +70,14 @@ class Control:
     async def solve(self, call: Call) -> None:
         """A build, to its end; a client that goes away ends it."""
         request = await call.receive_as(SolveRequest)
-        job = self._jobs.open(request.ref, request.session)
+        job = self._jobs.open(request)
         self._history.begin(request, job)
         response: dict[str, str] = {}
         failure: Status | None = None
         try:
             async with job.stack:
                 outcomes = await self._outcomes(request, job)
-                response = await self._solving.export(request, job, outcomes)
+                response = await self._solving.export(job, outcomes)
         except asyncio.CancelledError:
             failure = Status(code=Code.CANCELLED, message="canceled")
             raise
@@ -86,7 +86,7 @@ class Control:
             raise
         finally:
             self._jobs.close(job)
-            await asyncio.shield(self._history.end(job, response, failure))
+            self._history.end(job, response, failure)
         await call.send(SolveResponse(exporter_response=response))
 
     async def _outcomes(self, request: SolveRequest, job: Job) -> tuple[Outcome, ...]:

@@ -10,7 +10,6 @@ from cais.api.buildkit.jobs import Jobs
 from cais.api.buildkit.sessions import Sessions
 from cais.api.buildkit.solving import Solving
 from cais.build.builder import Builder
-from cais.build.synced import SyncedStore
 from cais.grpc.calls import Call, Server
 from cais.grpc.http2 import Connection
 
@@ -23,7 +22,7 @@ class BuildkitDoor:
     def __init__(self, builder: Builder, root: Path, labels: Mapping[str, str]) -> None:
         self.sessions = Sessions()
         self.jobs = Jobs()
-        self.solving = Solving(builder, self.sessions, self.jobs, SyncedStore(root))
+        self.solving = Solving(builder, self.sessions, self.jobs, builder.synced)
         self.history = History(root, builder.unpacker.content)
         self.control = Control(self.solving, self.sessions, self.jobs, self.history, labels)
         self._servers: set[Server] = set()
@@ -41,6 +40,7 @@ class BuildkitDoor:
             server.connection.close()
         self.sessions.close()
         await self.jobs.settle()
+        await self.history.settle()
 
 
 async def _healthy(call: Call) -> None:

@@ -12,13 +12,14 @@ from pathlib import Path
 from urllib.parse import quote_plus
 
 from cais.api.buildkit.sessions import Session
-from cais.api.buildkit.sessionwire import DATA, ERR, FIN, REQ, STAT, Packet, Stat
+from cais.api.buildkit.sessionwire import DATA, ERR, FIN, REQ, Packet, Stat
 from cais.build.context import Index
+from cais.build.inputs import TRANSFERRED
 from cais.build.synced import Incoming, Receiving, SyncedStore
 from cais.build.tree import Node
 from cais.errors import Invalid, NotFound, Unavailable
 from cais.grpc.calls import Call
-from cais.grpc.protobuf import decode
+from cais.grpc.protobuf import decode, read_fields
 from cais.grpc.status import Code, RpcError
 from cais.store.layers import tar
 
@@ -27,6 +28,11 @@ METHOD = "/moby.filesync.v1.FileSync/DiffCopy"
 # Kinds in Go's os.FileMode.
 _FOLDER, _SYMLINK, _DEVICE, _FIFO, _SOCKET, _CHARACTER = 1 << 31, 1 << 27, 1 << 26, 1 << 25, 1 << 24, 1 << 21
 _SPECIAL = ((1 << 23, stat.S_ISUID), (1 << 22, stat.S_ISGID), (1 << 20, stat.S_ISVTX))
+
+_OTHER_HEAD = b"\x08"
+"""How every packet begins whose type is not the first, ``STAT``."""
+_DATA_HEAD = b"\x08\x02"
+"""How a packet of type ``DATA`` begins."""
 
 Progress = Callable[[int], None]
 """Called with the bytes that have come so far."""
@@ -40,7 +46,6 @@ async def receive_folder(
     *,
     excludes: Iterable[str] = (),
     paths: Iterable[str] = (),
-    progress: Progress | None = None,
 ) -> Index:
     """The client's folder ``name``. ``excludes``: patterns of what the client leaves out; ``paths``: nothing else is
     wanted (none: everything). Raises NotFound (no such folder there), Invalid, Unavailable, OSError."""
@@ -52,10 +57,11 @@ async def receive_folder(
         "followpaths": tuple(paths),
     }
     key = f"{session.shared_key}\0{name}" if session.shared_key else ""
-    async with store.receive(key, folder, part=bool(metadata["followpaths"])) as receiving:
+    asked = repr(sorted(metadata.items()))
+    async with store.receive(key, folder, part=bool(metadata["followpaths"]), asked=asked) as receiving:
         call = session.channel.call(METHOD, encode_metadata(metadata))
         try:
-            await _receive(call, receiving, progress)
+            await _receive(call, receiving, TRANSFERRED.get())
         except ConnectionResetError:
             raise Unavailable("the client went away while it sent files") from None
         except RpcError as error:
@@ -77,38 +83,31 @@ def _explain(error: RpcError, name: str) -> Exception:
 
 
 async def _receive(call: Call, receiving: Receiving, progress: Progress | None) -> None:
-    coming: dict[int, Incoming] = {}
-    number = 0
+    walking = _Walk(call, receiving)
+    coming = walking.coming
     is_walked = False
     while not (is_walked and not coming):
-        packet = await _next(call)
-        match packet.type:
-            case _ if packet.type == DATA:
-                file = coming.get(packet.id)
-                if file is None:
-                    raise Invalid(f"the client sent a file that nobody asked for: {packet.id}")
-                if packet.data:
-                    await receiving.write(file, packet.data)
-                    if progress is not None:
-                        progress(receiving.received)
-                else:
-                    receiving.finish(file)
-                    del coming[packet.id]
-            case _ if packet.type == STAT and packet.stat is None:
-                is_walked = True
-            case _ if packet.type == STAT:
-                assert packet.stat is not None
-                wanted = _take(receiving, packet.stat)
-                if wanted is not None:
-                    coming[number] = wanted
-                    await call.send(Packet(type=REQ, id=number))
-                number += 1
-            case _ if packet.type == ERR:
-                raise Invalid(f"the client could not send: {packet.data.decode('utf-8', 'replace')}")
-            case _:
-                raise Invalid(f"the client broke the transfer off: packet of type {packet.type}")
+        message = await _next(call)
+        if not is_walked and not message.startswith(_OTHER_HEAD):
+            is_walked = await walking.take(message)
+            continue
+        packet = parse_packet(message)
+        if packet.type == ERR:
+            raise Invalid(f"the client could not send: {packet.data.decode('utf-8', 'replace')}")
+        if packet.type != DATA:
+            raise Invalid(f"the client broke the transfer off: packet of type {packet.type}")
+        file = coming.get(packet.id)
+        if file is None:
+            raise Invalid(f"the client sent a file that nobody asked for: {packet.id}")
+        if packet.data:
+            await receiving.write(file, packet.data)
+            if progress is not None:
+                progress(receiving.received)
+        else:
+            receiving.finish(file)
+            del coming[packet.id]
     await call.send(Packet(type=FIN))
-    while (packet := await _next(call)).type != FIN:
+    while parse_packet(await _next(call)).type != FIN:
         pass
     # The client may have closed its side already.
     with suppress(ConnectionResetError, RpcError):
@@ -117,10 +116,72 @@ async def _receive(call: Call, receiving: Receiving, progress: Progress | None) 
             pass
 
 
-async def _next(call: Call) -> Packet:
-    message = await call.receive()
+class _Walk:
+    """The files that a client names, one after the other. As long as they are word for word those of the walk before,
+    nothing is taken apart."""
+
+    def __init__(self, call: Call, receiving: Receiving) -> None:
+        self._call = call
+        self._receiving = receiving
+        self._before = receiving.memory.messages if receiving.memory else ()
+        self._same = len(self._before) > 0
+        self._number = 0
+        self.coming: dict[int, Incoming] = {}
+
+    async def take(self, message: bytes) -> bool:
+        """One message; whether it was the last."""
+        messages = self._receiving.messages
+        if self._same:
+            at = len(messages)
+            if at < len(self._before) and message == self._before[at]:
+                messages.append(message)
+                return False
+            if at == len(self._before) and not message:
+                self._receiving.recall()
+                return True
+            self._same = False
+            for each in messages:
+                await self._note(each)
+        if not message:
+            return True  # a STAT without a stat is nothing at all
+        messages.append(message)
+        await self._note(message)
+        return False
+
+    async def _note(self, message: bytes) -> None:
+        found = decode(message, Packet).stat
+        if found is None:
+            raise Invalid("the client named a file without saying which")
+        wanted = _take(self._receiving, found)
+        if wanted is not None:
+            self.coming[self._number] = wanted
+            await self._call.send(Packet(type=REQ, id=self._number))
+        self._number += 1
+
+
+async def _next(call: Call) -> bytes:
+    message = call.receive_now()
+    if message is None:
+        message = await call.receive()
     if message is None:
         raise RpcError(Code.UNAVAILABLE, "the transfer ended too early")
+    return message
+
+
+def parse_packet(message: bytes) -> Packet:
+    """A packet; the many that hold a piece of a file are taken apart by hand, in a third of the time."""
+    if message[:2] == _DATA_HEAD:
+        id = 0
+        data = b""
+        try:
+            for number, wire, value in read_fields(message[2:]):
+                if number == 3 and wire == 0:
+                    id = value
+                elif number == 4 and wire == 2:
+                    data = value
+        except IndexError:
+            raise Invalid("protobuf: Packet is cut off") from None
+        return Packet(type=DATA, id=id, data=data)
     return decode(message, Packet)
 
 

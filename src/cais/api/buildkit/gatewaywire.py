@@ -105,7 +105,8 @@ def make_definition(id: str) -> Definition:
     source = encode(Operation(source=SourceOp(identifier=RESULT_SCHEME + id)))
     digest = f"sha256:{hashlib.sha256(source).hexdigest()}"
     end = encode(Operation(inputs=(OpInput(digest=digest),)))
-    return Definition(operations=(source, end))
+    # Clients take one without metadata for none at all.
+    return Definition(operations=(source, end), metadata={digest: b""})
 
 
 def read_definition(definition: Definition) -> str:

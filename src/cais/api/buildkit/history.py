@@ -7,6 +7,7 @@ build/history/<ref>/blobs/   by the hexadecimal digest: errors and attestations
 
 import asyncio
 import hashlib
+import logging
 import re
 import shutil
 import struct
@@ -37,8 +38,10 @@ from cais.errors import CaisError, NotFound
 from cais.grpc.calls import Call, Handler
 from cais.grpc.protobuf import decode, encode
 from cais.grpc.status import Code, RpcError, Status
-from cais.spec.digest import Digest, parse_digest
+from cais.spec.digest import parse_digest
 from cais.store.content import Content
+
+log = logging.getLogger(__name__)
 
 CONTROL = "/moby.buildkit.v1.Control/"
 CONTENT = "/containerd.services.content.v1.Content/"
@@ -58,6 +61,8 @@ class History:
         self._content = content
         self._records: dict[str, BuildRecord] = {}
         self._active: dict[str, BuildRecord] = {}
+        self._unwritten: dict[str, list[StatusResponse]] = {}
+        self._writing: set[asyncio.Task[None]] = set()
         self._listeners: set[asyncio.Queue[HistoryEvent]] = set()
         for path in self._base.iterdir():
             try:
@@ -87,8 +92,8 @@ class History:
         self._active[request.ref] = record
         self._publish(HistoryEvent(type=STARTED, record=record))
 
-    async def end(self, job: Job, response: dict[str, str], error: Status | None) -> None:
-        """It is over: from now on it is on disk."""
+    def end(self, job: Job, response: dict[str, str], error: Status | None) -> None:
+        """It is over: it can be read from now on, and is on disk soon."""
         record = self._active.pop(job.ref, None)
         if record is None:
             return
@@ -111,10 +116,31 @@ class History:
             blobs[external.digest] = data
             record = replace(record, external_error=external)
         self._records[job.ref] = record
-        await asyncio.to_thread(self._write, record, blobs, job.messages())
+        messages = job.messages()
+        self._unwritten[record.ref] = messages
+        writing = asyncio.create_task(self._keep(record, blobs, messages))
+        self._writing.add(writing)
+        writing.add_done_callback(self._writing.discard)
         self._publish(HistoryEvent(type=COMPLETE, record=record))
         for ref in self._old():
             self.forget(ref)
+
+    async def _keep(
+        self, record: BuildRecord, blobs: dict[str, bytes], messages: list[StatusResponse]
+    ) -> None:
+        try:
+            await asyncio.to_thread(self._write, record, blobs, messages)
+        except OSError as error:
+            log.warning("the record of build %s could not be written: %s", record.ref, error)
+        finally:
+            self._unwritten.pop(record.ref, None)
+        if record.ref not in self._records:
+            # It was removed meanwhile.
+            shutil.rmtree(self._base / record.ref, ignore_errors=True)
+
+    async def settle(self) -> None:
+        """Until everything is written."""
+        await asyncio.gather(*self._writing, return_exceptions=True)
 
     def _write(self, record: BuildRecord, blobs: dict[str, bytes], messages: list[StatusResponse]) -> None:
         half = self._base / f".{uuid.uuid4().hex}"
@@ -153,6 +179,10 @@ class History:
 
     async def told(self, ref: str) -> AsyncIterator[StatusResponse]:
         """Everything that was told of a build."""
+        if ref in self._unwritten:
+            for message in self._unwritten[ref]:
+                yield message
+            return
         data = await asyncio.to_thread((self._base / ref / "log").read_bytes)
         for piece in _split(data):
             yield decode(piece, StatusResponse)
@@ -188,6 +218,7 @@ class History:
         if request.delete:
             self.forget(request.ref)
         elif not request.finalize:
+            await self.settle()
             record = self._records.get(request.ref)
             if record is None:
                 raise NotFound(f"no build {request.ref} in the history")
@@ -225,7 +256,7 @@ class History:
                 at += len(data)
 
     def _find(self, text: str) -> Path:
-        digest: Digest = parse_digest(text)
+        digest = parse_digest(text)
         for ref in self._records:
             path = self._base / ref / "blobs" / digest.hex
             if path.is_file():

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
+from cais.api.buildkit.attrs import parse_options
 from cais.api.buildkit.historywire import BuildResult
 from cais.api.buildkit.messages import (
     Position,
     Range,
+    SolveRequest,
     SourceInfo,
     StatusResponse,
     Vertex,
@@ -50,7 +52,12 @@ class Outcome:
 class Job:
     """One build. ``returned``: the ids of the outcomes that the client's frontend gave back."""
 
-    def __init__(self, ref: str, session: str) -> None:
+    def __init__(self, request: SolveRequest) -> None:
+        ref, session = request.ref, request.session
+        exports = request.cache.exports if request.cache else ()
+        self.outputs = parse_options(request.exporters)
+        self.cache_to = parse_options(exports)
+        self.entitlements = request.entitlements
         self.ref = ref
         self.session = session
         self.stack = AsyncExitStack()
@@ -198,10 +205,10 @@ class Jobs:
     _jobs: dict[str, Job] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def open(self, ref: str, session: str) -> Job:
+    def open(self, request: SolveRequest) -> Job:
         """A new one."""
-        job = Job(ref, session)
-        self._jobs[ref] = job
+        job = Job(request)
+        self._jobs[job.ref] = job
         self._note_change()
         return job
 

@@ -27,6 +27,7 @@ class Definition(Message, frozen=True, kw_only=True):
     """``pb.Definition``: operations in BuildKit's low-level form, each encoded."""
 
     operations: Annotated[tuple[bytes, ...], 1] = ()
+    metadata: Annotated[dict[str, bytes], 2] = {}
 
 
 class Option(Message, frozen=True, kw_only=True):

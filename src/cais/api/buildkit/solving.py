@@ -2,22 +2,47 @@
 
 import asyncio
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from cais.api.buildkit.attrs import Asked, check_frontend, parse_attrs, parse_options
-from cais.api.buildkit.client import SessionAgents, SessionInputs, SessionSecrets, session_credentials
+from cais.api.buildkit.answers import answer_call
+from cais.api.buildkit.attrs import Asked, check_frontend, parse_attrs, parse_imports
+from cais.api.buildkit.client import (
+    SessionAgents,
+    SessionInputs,
+    SessionSecrets,
+    pull_upload,
+    session_credentials,
+)
 from cais.api.buildkit.gatewaywire import read_definition
 from cais.api.buildkit.jobs import Job, Jobs, Outcome
-from cais.api.buildkit.messages import CacheOptions, Definition, SolveRequest
-from cais.api.buildkit.sessions import Sessions
+from cais.api.buildkit.layouts import take_layout
+from cais.api.buildkit.messages import CacheOptions, Definition
+from cais.api.buildkit.sessions import Session, Sessions
+from cais.api.buildkit.sinks import SessionSink
+from cais.api.buildkit.stores import ClientPlaces
 from cais.build.builder import Builder
-from cais.build.narrate import Narrator
+from cais.build.building import Build
+from cais.build.context import Index
+from cais.build.deliver import Delivery, check_orders
+from cais.build.fetch.remote import RemoteInputs
+from cais.build.inputs import MAIN, DockerfileText, Inputs, TarInputs
+from cais.build.narrate import Narrator, told
+from cais.build.share.load import Receiving, open_imports
+from cais.build.share.options import EnginePlaces, Places, parse_cache_from
 from cais.build.synced import SyncedStore
 from cais.build.tree import LayersTree, resolve
-from cais.errors import Invalid, NotFound
+from cais.build.vertex import VertexWarned
+from cais.errors import Invalid, NotFound, Unavailable, Unsupported
+from cais.images.image import Image
+from cais.spec.ignore import Ignore
 from cais.spec.platform import Platform
-from cais.spec.reference import parse_reference
+
+UPLOAD = "http://buildkit-session/"
+"""What clients name a stream of theirs by (moby/buildkit session/upload/uploadprovider)."""
+_READ_LIMIT = 4 << 20
 
 
 class Solving:
@@ -43,32 +68,59 @@ class Solving:
     ) -> tuple[Outcome | None, dict[str, bytes]]:
         """Build; or answer a question, then there is only metadata. What is made lives as long as the job."""
         check_frontend(frontend, attrs)
-        asked = parse_attrs(attrs)
+        asked = parse_attrs(attrs, job.entitlements)
         session = await self._sessions.get(job.session)
         request = replace(
             asked.request,
             credentials=session_credentials(session),
             secrets=SessionSecrets(session),
             agents=SessionAgents(session),
-            cache_from=parse_options(cache.imports) if cache else (),
+            cache_from=parse_imports(cache, attrs),
+            cache_to=job.cache_to,
+            outputs=job.outputs,
         )
-        build = await job.stack.enter_async_context(self.builder.open(request))
-        narrator = Narrator(job.tell, build, self.builder)
-        source = SessionInputs(session, self._store, attrs, build.folder)
-        working = asyncio.ensure_future(narrator.solve(source))
-        losing = asyncio.ensure_future(session.lost.wait())
-        try:
-            await asyncio.wait((working, losing), return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                raise Invalid("the client went away")
-            solved = await working
-        finally:
-            losing.cancel()
-            working.cancel()
-            await asyncio.gather(working, losing, return_exceptions=True)
+        check_orders(request)
+        async with _while_connected(session):
+            build = await job.stack.enter_async_context(self.builder.open(request))
+            source = self._inputs(asked, session, attrs, build)
+            if asked.call:
+                return None, await answer_call(asked.call, build, source)
+            build.origin = "" if asked.context.startswith(UPLOAD) else asked.context
+            build.vcs = {
+                name.removeprefix("vcs:"): value for name, value in attrs.items() if name.startswith("vcs:")
+            }
+            build.special = Special(self, build, session, inputs).find
+            await self._open_imports(job, build, session)
+            solved = await Narrator(job.tell, build, self.builder).solve(source)
         outcome = Outcome(uuid.uuid4().hex, build, solved, is_map=is_map(asked, attrs))
         job.outcomes[outcome.id] = outcome
         return outcome, {}
+
+    def _inputs(self, asked: Asked, session: Session, attrs: Mapping[str, str], build: Build) -> Inputs:
+        """Where the build's files come from: the client's folders, its standard input, or what it names."""
+        client = SessionInputs(session, self._store, attrs, build.folder)
+        if not asked.context:
+            return client
+        has_dockerfile = "dockerfilekey" in attrs
+        if asked.context.startswith(UPLOAD):
+            stream = pull_upload(session, asked.context.removeprefix(UPLOAD))
+            given = TarInputs(stream, build.folder, self.builder.unpacker.workers)
+            return Mixed(given, client) if has_dockerfile else given
+        return RemoteInputs(asked.context, build.fetching, client, has_dockerfile=has_dockerfile)
+
+    async def _open_imports(self, job: Job, build: Build, session: Session) -> None:
+        if not build.request.cache_from:
+            return
+        caches = [parse_cache_from(option) for option in build.request.cache_from]
+        receiving = Receiving(self.builder.cache, self.builder.unpacker, build.folder, build.lease)
+        with told(job.tell, "importing cache") as digest:
+            imports = open_imports(caches, self._places(build, session), receiving)
+            build.imports = await job.stack.enter_async_context(imports)
+            for warning in build.imports.warnings:
+                job.tell(VertexWarned(digest, 1, warning))
+
+    def _places(self, build: Build, session: Session) -> Places:
+        return ClientPlaces(session, EnginePlaces(build.parts.remotes, build.request.credentials))
 
     def find(self, definition: Definition) -> Outcome:
         """What a graph of ours stands for. Raises Invalid, NotFound."""
@@ -78,20 +130,20 @@ class Solving:
             raise NotFound(f"no result {id}: the build that made it is over")
         return outcome
 
-    async def export(self, request: SolveRequest, job: Job, outcomes: Sequence[Outcome]) -> dict[str, str]:
-        """What was ordered of the results: an image, if nothing is said of where it goes. The exporters' answers."""
+    async def export(self, job: Job, outcomes: Sequence[Outcome]) -> dict[str, str]:
+        """What was ordered of the results; the exporters' answers."""
+        if not outcomes:
+            return {}
+        session = await self._sessions.get(job.session)
         response: dict[str, str] = {}
-        for option in request.exporters:
-            if option.type not in ("moby", "image"):
-                raise Invalid(f"exporter {option.type} is not known")
-            for outcome in outcomes:
-                names = [name for name in option.attrs.get("name", "").split(",") if name]
-                canonical = [parse_reference(name).tagged().canonical() for name in names]
-                target = await outcome.build.write(outcome.solved[0])
-                image = self.builder.images.add_built(target, canonical)
-                response["containerimage.digest"] = str(image.id)
-                if names:
-                    response["image.name"] = ",".join(canonical)
+        for outcome in outcomes:
+            build = outcome.build
+            delivery = Delivery(build, job.tell, self._places(build, session))
+            outputs = [(option, SessionSink(session, index)) for index, option in enumerate(job.outputs)]
+            async with _while_connected(session):
+                response |= await delivery.deliver(outcome.solved, outputs)
+        # Clients would show it as the image's id, which is another thing here.
+        response.pop("containerimage.config.digest", None)
         return response
 
     async def read_file(self, outcome: Outcome, path: str) -> bytes:
@@ -102,12 +154,80 @@ class Solving:
         return await asyncio.to_thread(_read, lowers, path)
 
 
+@dataclass(frozen=True, slots=True)
+class Special:
+    """Named contexts that come over this door: results of other builds, and OCI layouts of the client."""
+
+    solving: Solving
+    build: Build
+    session: Session
+    inputs: Mapping[str, Definition]
+
+    async def find(self, kind: str, rest: str, platform: Platform | None) -> Image:
+        """See ``NamedContexts.special``. Raises Invalid, Unsupported, NotFound, Corrupt, Unavailable."""
+        images = self.build.parts.images
+        if kind == "input":
+            if rest not in self.inputs:
+                raise NotFound(f"the client sent no input {rest!r}")
+            outcome = self.solving.find(self.inputs[rest])
+            solved = next(
+                (each for each in outcome.solved if platform is None or each.platform == platform),
+                outcome.solved[0],
+            )
+            return images.preview(await self.build.write(solved))
+        if kind == "oci-layout":
+            content = self.build.parts.workshop.unpacker.content
+            target = await take_layout(self.session, rest, platform or images.host, content, self.build.lease)
+            return images.preview(target)
+        raise Unsupported(f"unsupported context source {kind!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """Inputs: files from one place, the Dockerfile and other contexts from another."""
+
+    files: Inputs
+    others: Inputs
+
+    async def dockerfile(self, name: str) -> DockerfileText:
+        """Inputs.dockerfile."""
+        return await self.others.dockerfile(name)
+
+    async def context(
+        self, name: str, ignore: Ignore, folder: Path, paths: frozenset[str] | None = None
+    ) -> Index:
+        """Inputs.context."""
+        place = self.files if name == MAIN else self.others
+        return await place.context(name, ignore, folder, paths)
+
+
+@asynccontextmanager
+async def _while_connected(session: Session) -> AsyncIterator[None]:
+    """Ends the block when the client goes away. Raises Unavailable then."""
+    task = asyncio.current_task()
+    assert task is not None
+    is_lost = False
+
+    async def watch() -> None:
+        nonlocal is_lost
+        await session.lost.wait()
+        is_lost = True
+        task.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if is_lost and task.uncancel() == 0:
+            raise Unavailable("the client went away") from None
+        raise
+    finally:
+        watching.cancel()
+
+
 def is_map(asked: Asked, attrs: Mapping[str, str]) -> bool:
     """Whether results are given by platform even if there is one."""
     return len(asked.request.platforms) > 1 or attrs.get("multi-platform") == "true"
-
-
-_READ_LIMIT = 4 << 20
 
 
 def _read(lowers: tuple[str, ...], path: str) -> bytes:

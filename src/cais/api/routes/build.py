@@ -50,7 +50,8 @@ class BuildRoutes:
         teller = Teller(quiet=call.flag("q"))
 
         async def lines() -> AsyncIterator[dict[str, Any]]:
-            async with aclosing(self._builder.build(request, call.stream.iter_any())) as events:
+            context, remote = call.stream.iter_any(), call.text("remote")
+            async with aclosing(self._builder.build(request, context, remote)) as events:
                 try:
                     async for event in events:
                         for line in teller.lines(event):
@@ -86,8 +87,6 @@ def parse_request(call: Call) -> BuildRequest:
     """The query of ``POST /build`` (Engine API, "Build an image"). Raises Invalid, Unsupported."""
     if call.text("version", "1") == "2":
         raise Unsupported("this engine has no BuildKit: build with DOCKER_BUILDKIT=0, or with cais build")
-    if call.text("remote"):
-        raise Unsupported(f"cannot build from {call.text('remote')}: send the context with the request")
     if call.flag("squash"):
         raise Unsupported("squash is not supported")
     platform = call.text("platform")

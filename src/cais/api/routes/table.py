@@ -5,6 +5,7 @@ from cais.api.routes.budget import BudgetRoutes
 from cais.api.routes.build import BuildRoutes
 from cais.api.routes.buildkit import BuildkitRoutes
 from cais.api.routes.cais import CaisRoutes
+from cais.api.routes.caisbuild import CaisBuildRoutes
 from cais.api.routes.commit import CommitRoutes
 from cais.api.routes.containers import ContainerRoutes
 from cais.api.routes.events import EventRoutes
@@ -32,6 +33,7 @@ def make_routes(services: Services) -> list[Route]:
         *CommitRoutes(services).routes(),
         *BudgetRoutes(services).routes(),
         *BuildRoutes(services).routes(),
+        *CaisBuildRoutes(services).routes(),
         *BuildkitRoutes(services.buildkit).routes(),
         *StatsRoutes(services).routes(),
         *StreamRoutes(services).routes(),

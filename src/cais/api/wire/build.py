@@ -119,6 +119,7 @@ def finding_reply(file: Dockerfile, finding: Finding) -> Line:
     return {
         "Rule": finding.rule,
         "Message": finding.message,
+        "Url": finding.about.url,
         "File": file.name,
         "Lines": [finding.lines.start, finding.lines.end],
         "Excerpt": make_excerpt(file.raw, finding.lines),
