@@ -159,6 +159,8 @@ class Receiving:
 
     async def flush(self) -> None:
         """Everything is written and every file known. Raises OSError."""
+        if self.memory is not None and self.items is self.memory.items:
+            return
         await self._flush()
         await self._settle()
         for name, item in self.items.items():

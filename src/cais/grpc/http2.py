@@ -323,10 +323,13 @@ class Connection(asyncio.Protocol):
             if id % 2 == 0 or id > (self._last if self._accept else self._next - 2):
                 raise Broken(ErrorCode.PROTOCOL_ERROR, "data for no stream")
             return
-        data = frames.strip_padding(flags & ~frames.HAS_PRIORITY, payload)
-        stream.credit(len(payload) - len(data))
+        data = payload
+        if flags & frames.PADDED:
+            data = frames.strip_padding(frames.PADDED, payload)
+            stream.credit(len(payload) - len(data))
         ended = bool(flags & frames.END_STREAM)
-        self._received(stream, ended)
+        if ended:
+            self._received(stream, ended)
         if stream.handler is not None:
             stream.handler.data_received(data, ended)
 
