@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from bench import images, measures
+from bench import build, images, measures
 from bench.measures import Row
 from bench.sides import Cais, Dockerd
 
@@ -43,10 +43,17 @@ def main() -> int:
 def parse_options() -> argparse.Namespace:
     """Flags and environment."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("area", nargs="?", default="engine", choices=["engine", "images"])
+    parser.add_argument("area", nargs="?", default="engine", choices=["engine", "images", "build"])
     parser.add_argument("--runs", type=int, default=30, help="rounds of each interleaved measure")
     parser.add_argument(
-        "--only", default="", help=f"comma-separated: {', '.join((*ENGINE, *images.MEASURES))}"
+        "--only",
+        default="",
+        help=f"comma-separated: {', '.join((*ENGINE, *images.MEASURES, *build.MEASURES))}",
+    )
+    parser.add_argument(
+        "--classic",
+        action="store_true",
+        help="builds: ask Cais for docker's classic builder (DOCKER_BUILDKIT=0)",
     )
     found = shutil.which("docker")
     parser.add_argument(
@@ -73,7 +80,7 @@ def measure(options: argparse.Namespace, base: Path) -> list[Row]:
     try:
         rival.start()
         try:
-            for name, act in choose(options.area, base, rival).items():
+            for name, act in choose(options, base, rival).items():
                 if not options.only or name in options.only.split(","):
                     if options.area == "engine" and not rows:
                         import_busybox(tool, rivals, cais, rival)
@@ -86,10 +93,13 @@ def measure(options: argparse.Namespace, base: Path) -> list[Row]:
     return rows
 
 
-def choose(area: str, base: Path, rival: Dockerd) -> dict[str, Measure]:
+def choose(options: argparse.Namespace, base: Path, rival: Dockerd) -> dict[str, Measure]:
     """The measures of an area."""
-    if area == "engine":
+    if options.area == "engine":
         return ENGINE
+    if options.area == "build":
+        builds = build.Builds(base, rival.tool, rival.rivals, classic=options.classic)
+        return {name: partial(act, builds) for name, act in build.MEASURES.items()}
     moved = images.Images(base, rival)
     return {name: partial(act, moved) for name, act in images.MEASURES.items()}
 
