@@ -1,6 +1,7 @@
 """Folders that come again: what is kept, what has to come, and what a crash leaves."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from cais.build.context import Context, Index
 from cais.build.synced import SyncedStore, merge_pieces
 from cais.build.tree import Node
-from cais.errors import Invalid
+from cais.errors import Corrupt, Invalid
 from cais.store.layers import tar
 
 Files = dict[str, tuple[bytes, int]]
@@ -156,3 +157,42 @@ async def test_pruning_frees_what_nobody_uses(tmp_path: Path, folder: Path) -> N
 def test_neighbours_are_one_piece() -> None:
     """And nothing else is."""
     assert merge_pieces([(0, 10, 5), (5, 15, 5), (10, 30, 1)]) == ((0, 10, 10), (10, 30, 1))
+
+
+async def walk(store: SyncedStore, folder: Path, messages: list[bytes], data: bytes) -> Index:
+    """A transfer that the store may recall, as a client's walk of one file."""
+    async with store.receive("k", folder) as receiving:
+        before = receiving.memory.messages if receiving.memory else None
+        if before == messages:
+            receiving.recall()
+        else:
+            receiving.messages.extend(messages)
+            if file := receiving.add("a", Node(tar.REGULAR, 0o644, size=len(data), mtime=1), 10**9):
+                await receiving.write(file, data)
+                receiving.finish(file)
+        await receiving.flush()
+        return receiving.index(folder)
+
+
+async def test_a_walk_that_is_recalled_points_into_the_pack_of_now(tmp_path: Path, folder: Path) -> None:
+    """A pack that was removed takes what is remembered of it along, even if the next gets its inode."""
+    store = SyncedStore(tmp_path)
+    first = await walk(store, folder, [b"m"], b"bytes")
+    again = await walk(store, folder, [b"m"], b"bytes")
+    assert again.items is first.items and again.memo is first.memo, "the same walk was looked at twice"
+    (place,) = (tmp_path / "build/synced").iterdir()
+    inode = (place / "pack").stat().st_ino
+    for _ in range(3):
+        store.prune()
+        later = await walk(store, folder, [b"m"], b"bytes")
+        assert contents(later) == {"a": (b"bytes", 1)}
+    (place / "pack").unlink()
+    assert inode and contents(await walk(store, folder, [b"m"], b"bytes")) == {"a": (b"bytes", 1)}
+
+
+async def test_bytes_that_are_gone_are_no_zeros(tmp_path: Path, folder: Path) -> None:
+    """Whatever took them."""
+    index, _ = await send(SyncedStore(tmp_path), folder, {"a": (b"A" * 5000, 1)})
+    os.truncate(index.path, 100)
+    with pytest.raises(Corrupt, match="/a in the build context are gone"):
+        contents(index)

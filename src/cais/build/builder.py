@@ -14,6 +14,7 @@ from cais.build.fetch.fetcher import Fetcher
 from cais.build.fetch.remote import RemoteInputs
 from cais.build.folder import Folders
 from cais.build.inputs import Inputs, TarInputs
+from cais.build.later import Later
 from cais.build.mounts import MountMaker
 from cais.build.plan import Plan, PlannedStep
 from cais.build.request import (
@@ -53,7 +54,9 @@ class Builder:
         self.cache = cache
         self._runner = Runner(rooms)
         codec = rooms.config.commit_compression
-        workshop = Workshop(images, unpacker, self._runner, MountMaker(cache), cache, codec)
+        self._later = Later(images, unpacker)
+        mounts = MountMaker(cache)
+        workshop = Workshop(images, unpacker, self._runner, mounts, cache, codec, self._later)
         running: dict[str, Running] = {}
         self.fetcher = Fetcher(unpacker.root, unpacker.workers)
         self.folders = Folders(unpacker.root)
@@ -71,6 +74,7 @@ class Builder:
             task.cancel()
         await asyncio.gather(*self._builds, return_exceptions=True)
         await self._runner.close()
+        await self._later.close()
         await self.fetcher.close()
         self.folders.close()
 

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 import msgspec
 from msgspec.structs import replace
 
-from cais.build.tree import CHUNK, ROOT, Node, read_exactly, show
-from cais.errors import Invalid, NotFound
+from cais.build.tree import CHUNK, ROOT, Node, show
+from cais.errors import Corrupt, Invalid, NotFound
 from cais.linux.peers import open_beneath
 from cais.spec.ignore import Ignore
 from cais.store.layers import tar
@@ -229,7 +229,7 @@ class Context:
         at = 0
         for start, offset, length in item.pieces:
             yield from _zeros(start - at)
-            yield from read_exactly(self._file(), offset, length)
+            yield from _read_whole(self._file(), offset, length, path)
             at = start + length
         yield from _zeros(item.node.size - at)
 
@@ -282,6 +282,17 @@ def read_checked(folder: int, path: bytes, item: Item) -> Iterator[bytes]:
             raise file_changed(path)
     finally:
         os.close(fd)
+
+
+def _read_whole(fd: int, offset: int, size: int, path: bytes) -> Iterator[bytes]:
+    """``size`` bytes; what is gone is never taken for zeros. Raises Corrupt."""
+    end = offset + size
+    while offset < end:
+        part = os.pread(fd, min(CHUNK, end - offset), offset)
+        if not part:
+            raise Corrupt(f"the bytes of {show(path)} in the build context are gone: build again")
+        yield part
+        offset += len(part)
 
 
 def _zeros(size: int) -> Iterator[bytes]:

@@ -82,16 +82,16 @@ class Copying:
         node = self.look(resolve(self.look, path))
         return node is not None and node.is_folder
 
-    def make_folders(self, path: bytes) -> None:
-        """Have the folder ``path`` (no link in it) and all above it. Raises Invalid."""
+    def make_folders(self, path: bytes, mode: int | None = None) -> None:
+        """Have the folder ``path`` (no link in it) and all above it; new ones get ``mode``. Raises Invalid."""
         parts = path.split(b"/") if path else []
         for count in range(1, len(parts) + 1):
             here = b"/".join(parts[:count])
             node = self.look(here)
             if node is None:
                 uid, gid = self.manner.owner or (0, 0)
-                mode = self.manner.folder_mode
-                made = Node(tar.FOLDER, mode, uid, gid, mtime=self.manner.now)
+                made_mode = self.manner.folder_mode if mode is None else mode
+                made = Node(tar.FOLDER, made_mode, uid, gid, mtime=self.manner.now)
                 self._add(here, _Planned(made, on_the_way=True))
             elif not node.is_folder:
                 raise Invalid(f"cannot copy to non-directory: {show(here)}")
@@ -113,7 +113,7 @@ class Copying:
                 raise not_found(path, source)
             if self.manner.unpack and node.kind == tar.REGULAR and is_archive(source, real):
                 goal = resolve(self.look, destination)
-                self.make_folders(goal)
+                self.make_folders(goal, 0o755)  # --chmod is not for what was packed
                 self._archives.append((source, real, goal))
             else:
                 self._copy_one(source, real, node, path.rpartition(b"/")[2], destination)
@@ -126,8 +126,13 @@ class Copying:
         if not node.is_folder and there is not None and there.is_folder:
             goal = join(goal, name)
         if node.is_folder:
-            # A folder's contents are copied: the new folder itself is nobody's copy.
+            # A folder's contents are copied: the new folder itself is nobody's copy, but for its time.
+            is_new = self.look(goal) is None
             self.make_folders(goal)
+            if is_new:
+                made = self._planned[goal]
+                dated = replace(made.node, mtime=self._limited(node.mtime))
+                self._planned[goal] = _Planned(dated, on_the_way=made.on_the_way)
             self._goals.add(goal)
         elif self._is_excluded(name):
             return
@@ -306,9 +311,8 @@ class Copying:
         link = entry.link
         if entry.kind == tar.HARD_LINK:
             link = join(root, _clean_name(entry.link, path))
+        # As in BuildKit: --chmod is not for what was packed.
         mode = entry.mode
-        if self.manner.chmod is not None and entry.kind not in (tar.SYMLINK, tar.HARD_LINK):
-            mode = self.manner.chmod(mode, entry.kind == tar.FOLDER)
         mtime = self._limited(entry.mtime_ns // 1_000_000_000)
         size = entry.real_size if entry.kind == tar.REGULAR else 0
         return Member(

@@ -19,7 +19,7 @@ from cais.store.layers.apply import apply_layer
 from cais.store.layers.codec import sniff
 from cais.store.layers.diff import DiffSource
 from cais.store.layers.pack import END, Member, format_member
-from cais.store.layers.packed import PackedLayer, pack_layer, pack_members
+from cais.store.layers.packed import PackedLayer, pack_blob, pack_layer, pack_members
 from cais.store.layers.tar import FOLDER
 
 
@@ -50,6 +50,11 @@ class CopyJob:
 def make_layer(root: Path, job: CopyJob, codec: str) -> PackedLayer | None:
     """The layer, below the engine's ``root``; None if nothing changes. Raises NotFound, Invalid, Corrupt, OSError."""
     return pack_members(root, guard_start(list_members(job), job.lowers), codec)
+
+
+def make_blob(root: Path, job: CopyJob, codec: str) -> PackedLayer | None:
+    """The same without unpacking it."""
+    return pack_blob(root, guard_start(list_members(job), job.lowers), codec)
 
 
 def list_members(job: CopyJob) -> Iterator[bytes]:

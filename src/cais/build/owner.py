@@ -9,9 +9,11 @@ Owner = tuple[int, int]
 
 
 def find_owner(text: str, tree: Tree) -> Owner:
-    """uid and gid of ``user[:group]``, names or numbers. A number alone is both; a name brings its own group. Raises
-    Invalid for a name that the image does not know."""
+    """uid and gid of ``[user][:group]``, names or numbers. A number alone is both; a name brings its own group; without
+    a user it is root. Raises Invalid for a name that the image does not know."""
     user, colon, group = text.partition(":")
+    if not user and group:
+        user = "0"
     if not user:
         raise Invalid(f"invalid user {text!r}: write user[:group]")
     passwd, groups = _read_table(tree, b"etc/passwd"), _read_table(tree, b"etc/group")

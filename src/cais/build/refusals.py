@@ -2,6 +2,7 @@
 
 import re
 
+from cais.build.chmod import parse_chmod
 from cais.build.dockerfile.evaluate import Act, CopyAct, RunAct
 from cais.build.fetch.sources import (
     GitSource,
@@ -51,6 +52,8 @@ def _check_copy(act: CopyAct) -> None:
         _check_checksum(act, remote)
     if len(act.sources) + len(act.inline) < 1:
         raise Invalid("there is nothing to copy")
+    if act.chmod:
+        parse_chmod(act.chmod)
 
 
 def _check_checksum(act: CopyAct, remote: list[Source]) -> None:

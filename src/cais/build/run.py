@@ -1,6 +1,7 @@
 """Running the program of a RUN in a container of its own, which is on no record: a new engine removes what is left."""
 
 import asyncio
+import socket
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from cais.containers.record import Record
 from cais.containers.runspec import cgroup_path
 from cais.containers.services import Rooms
 from cais.containers.start import Starter
-from cais.errors import Unsupported
+from cais.errors import NotFound, Unsupported
 from cais.events import Bus
 from cais.linux.cgroups.base import Cgroups
 from cais.linux.cgroups.detect import detect
@@ -33,6 +34,8 @@ from cais.store.metadata import Metadata
 _HOSTNAME = "buildkitsandbox"
 """What programs of a build see under BuildKit; constant, so that no layer holds a random name."""
 _FRAME = struct.Struct(">BxxxI")
+_KILL_WAIT = 10.0
+"""Seconds for a killed program to end; what then still runs is forced when the box is removed."""
 
 Output = Callable[[int, bytes], None]
 """Called with 1 or 2 and what the program wrote there."""
@@ -46,6 +49,16 @@ class Box:
     code: int
     error: str
     root: RootMount
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What runs in a box that has ended; ``size`` of its terminal: rows and columns, 0: nobody knows."""
+
+    args: tuple[str, ...]
+    tty: bool = False
+    stdin: bool = False
+    size: tuple[int, int] = (0, 0)
 
 
 class Runner:
@@ -106,13 +119,60 @@ class Runner:
             removal = self._fleet.spawn(self._life.remove(live, force=True), f"removal of {live.id}")
             await asyncio.shield(removal)
 
+    @asynccontextmanager
+    async def resume(self, box: Box, program: Program) -> AsyncIterator[socket.socket]:
+        """Run another program in a box, within its own block, with everything else as it was; for the time of the block
+        of this. The socket is its streams' (see ``Driver.attach``), the caller's to close. Raises NotFound if the box
+        is gone, TaskFailed, Invalid."""
+        live = self._fleet.get(box.id)
+        if live is None:
+            raise NotFound("the step is gone")
+        record = live.record
+        config = change(
+            record.config,
+            cmd=program.args,
+            tty=program.tty,
+            open_stdin=program.stdin,
+            stdin_once=program.stdin,
+        )
+        host = change(record.host, console_size=program.size)
+        self._fleet.save(live, change(record, config=config, host=host))
+        ended = self._life.wait(live, "next-exit")
+        stream = await self._rooms.driver.attach(live.id, "", stdin=True, stdout=True, stderr=True)
+        try:
+            await self._life.start(live)
+        except BaseException:
+            stream.close()
+            ended.cancel()
+            raise
+        watching = asyncio.create_task(self._stop_at_limit(live, box.root))
+        try:
+            yield stream
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+            if not ended.done():
+                await self._rooms.driver.kill_all(live.id)
+            await asyncio.wait((ended,), timeout=_KILL_WAIT)
+
+    async def resize(self, box: Box, height: int, width: int) -> None:
+        """Set the size of the terminal of what runs in it. Raises Conflict, NotFound."""
+        await self._rooms.driver.resize(box.id, "", height, width)
+
+    async def _stop_at_limit(self, live: Live, root: RootMount) -> None:
+        await self._guard(live, root).watch(str(self._rooms.config.root))
+        await self._rooms.driver.kill_all(live.id)
+
+    def _guard(self, live: Live, root: RootMount) -> Guard:
+        self._cgroups = self._cgroups or detect()
+        group = cgroup_path(live.record, self._rooms.config)
+        pids = live.record.host.pids_limit or 0
+        return Guard(self._limits, self._cgroups, group, pids, root.upper)
+
     async def _guarded(self, live: Live, root: RootMount, output: Output) -> tuple[int, str]:
         """Run, and be stopped at the first limit that is passed."""
-        self._cgroups = self._cgroups or detect()
         config = self._rooms.config
-        group = cgroup_path(live.record, config)
-        pids = live.record.host.pids_limit or 0
-        guard = Guard(self._limits, self._cgroups, group, pids, root.upper)
+        guard = self._guard(live, root)
         running = asyncio.create_task(self._run(live, output))
         watching = asyncio.create_task(guard.watch(str(config.root)))
         try:
@@ -137,7 +197,8 @@ class Runner:
         sock = await driver.attach(live.id, "", stdin=False, stdout=True, stderr=True)
         try:
             ended = self._life.wait(live, "next-exit")
-            await self._life.start(live)
+            # A start that is cancelled half-way would run for nobody: it comes to its end, and is removed then.
+            await asyncio.shield(self._fleet.spawn(self._life.start(live), f"start of {live.id}"))
             waiting = bytearray()
             while data := await loop.sock_recv(sock, 1 << 18):
                 waiting += data

@@ -39,12 +39,18 @@ class Solver:
     """The key of the step that failed."""
     error: Exception | None = None
     """Why."""
+    lost: set[str] = field(default_factory=set)
+    """Keys of steps that have a record, but no layer any more."""
     _missing: dict[str, Op] = field(default_factory=dict)
+    _stood_on: set[str] = field(default_factory=set)
     _tasks: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
 
     def prepare(self) -> None:
         """Look what is there; after this ``journals`` has one for every step that is told."""
         self._look(self.plan.target.end)
+        for op in self._missing.values():
+            points = (op.parent, *op.sources.values())
+            self._stood_on |= {point.key for point in points if isinstance(point, Op)}
         for stage in self.plan.stages.values():
             for step in stage.steps:
                 if step.op is not None and step.op.key not in self.journals:
@@ -72,6 +78,10 @@ class Solver:
         key = op.act.link_key if isinstance(op.act, CopyAct) else ""
         return self._find(key) if key else None
 
+    def is_missing(self, key: str) -> bool:
+        """Whether the step was not there when this was prepared: then it is made."""
+        return key in self._missing
+
     def _find(self, key: str) -> CacheRecord | None:
         record = self.workshop.cache.find(key)
         if record is None:
@@ -80,6 +90,7 @@ class Solver:
         layer = layer_of(record)
         if layer and not self.workshop.has(layer):
             self.workshop.cache.forget(key)
+            self.lost.add(key)
             return None
         self.workshop.cache.count_use(key)
         return record
@@ -143,7 +154,8 @@ class Solver:
 
     def _share_key(self, op: Op) -> str:
         request = self.job.request
-        if request.no_cache or op.no_cache:
+        # Nobody else is to wait until somebody has looked at a step that failed.
+        if request.no_cache or op.no_cache or self.job.debugger is not None:
             return f"{op.key} {id(self)}"
         # A step that was given another client's secrets is not ours.
         needs = isinstance(op.act, RunAct) and any(mount.type in ("secret", "ssh") for mount in op.act.mounts)
@@ -176,9 +188,11 @@ class Solver:
                 await self.job.imports.restore_mounts(names)
         act = op.act
         if isinstance(act, RunAct):
-            return await self.workshop.run(act, stack, sources, self.job, self.journals[op.key], op.files)
+            journal = self.journals[op.key]
+            return await self.workshop.run(act, stack, sources, self.job, journal, op.files, key=op.key)
         source = next(iter(sources.values()), None)
-        return await self.workshop.copy(act, stack, source, self.job, op.files)
+        is_last = op.key not in self._stood_on
+        return await self.workshop.copy(act, stack, source, self.job, op.files, is_last=is_last)
 
     def stack(self, point: Point) -> Sequence[Layer]:
         """The layers of what stands at ``point``, bottom first; all of it is there."""

@@ -63,12 +63,12 @@ class Incoming:
 @dataclass(frozen=True, slots=True)
 class Memory:
     """A walk that came before, word for word, and what it was: when the next is the same, nothing has to be looked at.
-    ``pack``: the inode that the items point into."""
+    ``size``: bytes of the pack that the items point into."""
 
     messages: Sequence[bytes]
     items: dict[bytes, Item]
     memo: dict[str, str]
-    pack: int
+    size: int
 
 
 class Receiving:
@@ -85,9 +85,9 @@ class Receiving:
         self.memory = memory
         self._memo: dict[str, str] = {}
         self._end = os.fstat(fd).st_size
-        self._batch: list[tuple[Incoming, bytes]] = []
+        self._batch: list[bytes] = []
         self._size = 0
-        self._writing: asyncio.Future[list[Incoming]] | None = None
+        self._writing: asyncio.Future[None] | None = None
         self.items: dict[bytes, Item] = {}
         self.fresh: dict[bytes, Known] = {}
         self.received = 0
@@ -107,7 +107,7 @@ class Receiving:
 
     def remember(self, messages: Sequence[bytes]) -> Memory:
         """This walk, for the next."""
-        return Memory(messages, self.items, self._memo, os.fstat(self._fd).st_ino)
+        return Memory(messages, self.items, self._memo, os.fstat(self._fd).st_size)
 
     def add(self, path: str, node: Node, mtime_ns: int) -> Incoming | None:
         """One file of the walk; what is returned must come. Hard links have ``node.kind`` HARD_LINK. Raises Invalid."""
@@ -147,7 +147,12 @@ class Receiving:
 
     async def write(self, file: Incoming, data: bytes) -> None:
         """More of a file. Raises OSError."""
-        self._batch.append((file, data))
+        # Hashed here: a thread would have to wait for the interpreter's lock after every piece.
+        file.hash.update(data)
+        file.pieces.append((file.size, self._end, len(data)))
+        file.size += len(data)
+        self._end += len(data)
+        self._batch.append(data)
         self._size += len(data)
         self.received += len(data)
         if self._size >= _BATCH:
@@ -155,16 +160,15 @@ class Receiving:
 
     def finish(self, file: Incoming) -> None:
         """All of a file has come."""
-        self._batch.append((file, b""))
+        self._done(file)
 
     async def flush(self) -> None:
-        """Everything is written and every file known. Raises OSError."""
+        """Everything is written and every file known. Raises OSError, Invalid (one has not come)."""
         if self.memory is not None and self.items is self.memory.items:
             return
         await self._flush()
         await self._settle()
         for name, item in self.items.items():
-            # A hard link to a file that came after it was named.
             if item.node.kind == tar.REGULAR and not item.digest:
                 raise Invalid(f"the client did not send {os.fsdecode(name)}")
 
@@ -177,35 +181,18 @@ class Receiving:
         return Index(str(path), self.items, self._memo)
 
     async def _flush(self) -> None:
+        """Have what has gathered written, while the next gathers."""
         batch, self._batch, self._size = self._batch, [], 0
         await self._settle()
-        loop = asyncio.get_running_loop()
-        self._writing = loop.run_in_executor(None, self._absorb, batch)
+        if batch:
+            at = self._end - sum(map(len, batch))
+            loop = asyncio.get_running_loop()
+            self._writing = loop.run_in_executor(None, _write, self._fd, b"".join(batch), at)
 
     async def _settle(self) -> None:
         if self._writing is not None:
             writing, self._writing = self._writing, None
-            for file in await writing:
-                self._done(file)
-
-    def _absorb(self, batch: list[tuple[Incoming, bytes]]) -> list[Incoming]:
-        """In a thread: hash and write; one batch at a time. The files that are whole now."""
-        whole = b"".join(data for _, data in batch)
-        at = self._end
-        view = memoryview(whole)
-        while view:
-            view = view[os.pwrite(self._fd, view, self._end) :]
-            self._end = at + len(whole) - len(view)
-        finished = []
-        for file, data in batch:
-            if not data:
-                finished.append(file)
-                continue
-            file.hash.update(data)
-            file.pieces.append((file.size, at, len(data)))
-            file.size += len(data)
-            at += len(data)
-        return finished
+            await writing
 
     def _done(self, file: Incoming) -> None:
         digest = file.hash.digest()
@@ -221,6 +208,14 @@ class Receiving:
                     self.items[name] = item
         if file.size == file.node.size:
             self.fresh[file.path] = Known(file.node.mode, file.size, file.mtime_ns, digest, pieces)
+
+
+def _write(fd: int, data: bytes, at: int) -> None:
+    """In a thread: the disk may be slow."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view, at)
+        view, at = view[count:], at + count
 
 
 def merge_pieces(pieces: list[tuple[int, int, int]]) -> tuple[tuple[int, int, int], ...]:
@@ -261,11 +256,12 @@ class SyncedStore:
         async with self._locks.setdefault(name, asyncio.Lock()):
             place = self._base / name
             place.mkdir(mode=0o700, exist_ok=True)
-            await asyncio.to_thread(_tidy, place)
+            if await asyncio.to_thread(_tidy, place):
+                self._forget(name)
             fd = os.open(place / "pack", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 memory = self._memories.get((name, asked))
-                if memory is not None and memory.pack != os.fstat(fd).st_ino:
+                if memory is not None and memory.size > os.fstat(fd).st_size:
                     memory = None
                 receiving = Receiving(place / "pack", fd, lambda: _load(place), memory)
                 yield receiving
@@ -279,6 +275,11 @@ class SyncedStore:
                     self._keep((name, asked), receiving.remember(receiving.messages))
             finally:
                 os.close(fd)
+
+    def _forget(self, name: str) -> None:
+        """The pack has gone: whatever comes in its place, maybe under the same inode, is another."""
+        for key in [key for key in self._memories if key[0] == name]:
+            del self._memories[key]
 
     def _keep(self, key: tuple[str, str], memory: Memory) -> None:
         if sum(map(len, memory.messages)) > _MEMORY_LIMIT:
@@ -300,6 +301,7 @@ class SyncedStore:
                     continue
                 freed += status.st_blocks * 512
             shutil.rmtree(place, ignore_errors=True)
+            self._forget(place.name)
         return freed
 
     def size(self) -> int:
@@ -312,8 +314,8 @@ class SyncedStore:
         return found
 
 
-def _tidy(place: Path) -> None:
-    """Begin again if most of the pack is dead, or if a crash cut it; note the use."""
+def _tidy(place: Path) -> bool:
+    """Begin again if most of the pack is dead, or if a crash took a part of it; whether it did. Notes the use."""
     with suppress(OSError):
         os.utime(place / "index")
     try:
@@ -322,14 +324,16 @@ def _tidy(place: Path) -> None:
     except OSError:
         (place / "pack").unlink(missing_ok=True)
         (place / "index").unlink(missing_ok=True)
-        return
+        return True
     if status.st_size < _SLACK or state.st_size == 0:
-        return
+        return False
     files = _read(place)
     used = sum(piece[2] for known in files.values() for piece in known.pieces)
     if status.st_size > 2 * used + _SLACK:
         (place / "pack").unlink()
         (place / "index").unlink()
+        return True
+    return False
 
 
 def _load(place: Path) -> dict[bytes, Known]:

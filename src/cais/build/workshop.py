@@ -1,6 +1,7 @@
 """What carries out steps: the stores, the workers, the containers; one for each engine."""
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -9,10 +10,12 @@ from pathlib import Path
 
 from cais.build.cache import BuildCache, CacheRecord, Layer, layer_of
 from cais.build.context import Index
+from cais.build.debug import Debugger, Held
 from cais.build.dockerfile.evaluate import CopyAct, FolderAct, RunAct
 from cais.build.fetch.files import NO_FILES, Files
 from cais.build.journal import Journal
-from cais.build.layering import CopyJob, Other, Part, extract_part, make_layer, pack_run
+from cais.build.later import Later
+from cais.build.layering import CopyJob, Other, Part, extract_part, make_blob, make_layer, pack_run
 from cais.build.mounts import Given, MountMaker, plan_part
 from cais.build.request import BuildRequest, CommandFailed, StepOutput, StepRemoved, StepRuns
 from cais.build.run import Runner
@@ -29,11 +32,14 @@ from cais.store.layers.diff import DiffSource
 from cais.store.layers.layers import ensure_layers
 from cais.store.layers.packed import PackedLayer
 
+_ROOM = 1 << 30
+"""Bytes that must be free for a layer to be unpacked later."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """What all steps of one build share. ``folder`` is the build's own; ``epoch_ns``: the time that everything gets;
-    ``imports``: caches from elsewhere."""
+    ``imports``: caches from elsewhere; ``debugger`` keeps a step that fails."""
 
     request: BuildRequest
     index: Index
@@ -42,6 +48,7 @@ class Job:
     epoch_ns: int | None = None
     places: list[Path] = field(default_factory=list)
     imports: Imported | None = None
+    debugger: Debugger | None = None
 
     def now_ns(self) -> int:
         """The time of what is made now."""
@@ -70,6 +77,7 @@ class Workshop:
     mounts: MountMaker
     cache: BuildCache
     codec: str
+    later: Later
 
     async def lowers(self, stack: Sequence[Layer], lease: Lease) -> tuple[str, ...]:
         """The folders of these layers, top first; what is not unpacked is unpacked now. Raises NotFound, Corrupt."""
@@ -92,9 +100,12 @@ class Workshop:
         source: Sequence[Layer] | None,
         job: Job,
         files: Mapping[str, Files] = NO_FILES,
+        *,
+        is_last: bool = False,
     ) -> Layer | None:
         """The layer of a COPY, ADD or WORKDIR. ``source``: the layers to copy from; None: the context. ``files``: what
-        comes from elsewhere, by the text of a source or of the from. Raises what fetching raises."""
+        comes from elsewhere, by the text of a source or of the from. ``is_last``: no step of the build stands on it, so
+        nobody waits until it is unpacked. Raises what fetching raises."""
         _check_depth(stack)
         linked = isinstance(act, CopyAct) and act.is_linked
         if isinstance(act, CopyAct) and (found := self._find_linked(act, job)):
@@ -116,11 +127,22 @@ class Workshop:
             job.newest,
             others,
         )
-        packed = await self.unpacker.workers.run(make_layer, self.unpacker.root, copy, self.codec)
-        made = await self._store(packed, job.lease)
+        is_last = is_last and self._has_room(act, index if source is None else None)
+        make = make_blob if is_last else make_layer
+        packed = await self.unpacker.workers.run(make, self.unpacker.root, copy, self.codec)
+        made = await self._store(packed, job.lease, is_last=is_last)
         if isinstance(act, CopyAct) and act.link_key and made:
             self.cache.put(act.link_key, _linked_record(made, act, job.now_ns()))
         return made
+
+    def _has_room(self, act: CopyAct | FolderAct, index: Index | None) -> bool:
+        """Whether it is sure that the layer can be unpacked after the build has said that all is well."""
+        if index is None or isinstance(act, FolderAct) or act.unpack or act.unpack_fetched:
+            return False
+        status = os.statvfs(self.unpacker.root)
+        free = status.f_bavail * status.f_frsize
+        needed = sum(item.node.size for item in index.items.values())
+        return free > _ROOM and free > 2 * needed and status.f_favail > 2 * len(index.items)
 
     def _find_linked(self, act: CopyAct, job: Job) -> Layer | None:
         """A layer that an earlier build made of the same files for another parent."""
@@ -136,9 +158,11 @@ class Workshop:
         job: Job,
         journal: Journal,
         files: Mapping[str, Files] = NO_FILES,
+        *,
+        key: str = "",
     ) -> Layer | None:
-        """The layer of a RUN. ``files``: what mounts show from elsewhere, by their from. Raises CommandFailed,
-        TaskFailed, Unsupported, Invalid."""
+        """The layer of a RUN. ``files``: what mounts show from elsewhere, by their from; ``key``: the step's, for those
+        who look at one that failed. Raises CommandFailed, TaskFailed, Unsupported, Invalid."""
         _check_depth(stack)
         request = job.request
         if not stack:
@@ -154,7 +178,10 @@ class Workshop:
         async with self.mounts.mount(act, lowers, place, given) as mounted:
             async with self.runner.run(act, lowers, mounted, request.host, tell) as box:
                 if box.code or box.error:
-                    raise _failure(act, box.code, box.error)
+                    failure = _failure(act, box.code, box.error)
+                    if job.debugger is not None:
+                        await job.debugger.hold(key, Held(self.runner, box, act), str(failure))
+                    raise failure
                 source = DiffSource(box.root, lowers, mounted.stub_files, mounted.stub_folders)
                 packed = await self.unpacker.workers.run(
                     pack_run, self.unpacker.root, source, self.codec, job.newest
@@ -179,7 +206,9 @@ class Workshop:
     async def _extract(self, part: Part, folder: Path) -> str:
         return await self.unpacker.workers.run(extract_part, part, folder)
 
-    async def _store(self, packed: PackedLayer | None, lease: Lease) -> Layer | None:
+    async def _store(
+        self, packed: PackedLayer | None, lease: Lease, *, is_last: bool = False
+    ) -> Layer | None:
         """Give the blob its name; from then on the lease keeps it."""
         if packed is None:
             return None
@@ -189,11 +218,15 @@ class Workshop:
             content = self.unpacker.content
             if not content.has(packed.digest):
                 packed.path.rename(content.path(packed.digest))
-        if not self.unpacker.layers.has(packed.diff_id):
-            # A collection took it before it was leased.
-            await self.unpacker.unpack_blob(packed.diff_id, packed.digest)
         blob = Descriptor(media_type=LAYER_OF_CODEC[self.codec], digest=packed.digest, size=packed.size)
-        return Layer(packed.diff_id, blob)
+        layer = Layer(packed.diff_id, blob)
+        if not self.unpacker.layers.has(packed.diff_id):
+            if is_last:
+                self.later.unpack(layer)
+            else:
+                # A collection took it before it was leased.
+                await self.unpacker.unpack_blob(packed.diff_id, packed.digest)
+        return layer
 
     def has(self, layer: Layer) -> bool:
         """Whether the layer's bytes are here."""

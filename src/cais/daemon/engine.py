@@ -20,7 +20,6 @@ from cais.daemon.machine import find_facts
 from cais.events import Bus
 from cais.images.budget import Budgeter
 from cais.images.images import Images
-from cais.images.unpack import Unpacker
 from cais.linux.cgroups.detect import detect
 from cais.network.networks import Networks
 from cais.remotes.client import Remotes
@@ -119,7 +118,7 @@ async def _build(config: Config, stack: AsyncExitStack) -> Services:
     rooms = Rooms(
         config, machine, metadata, snapshots, images, networks, volumes, driver, bus, filters, Profiles()
     )
-    builder = Builder(rooms, images, Unpacker(content, layers, workers, root), cache, remotes)
+    builder = Builder(rooms, images, images.unpacker, cache, remotes)
     stack.push_async_callback(builder.close)
     door = BuildkitDoor(builder, root, _worker_labels(machine.hostname))
     stack.push_async_callback(door.close)

@@ -75,7 +75,7 @@ class Images:
         self._collecting = asyncio.Lock()
         self._settling: asyncio.TimerHandle | None = None
         self._catalog = Catalog(content, layers, metadata, bus)
-        self._unpacker = Unpacker(content, layers, workers, root)
+        self.unpacker = self._unpacker = Unpacker(content, layers, workers, root)
         self._committer = Committer(content, self._catalog, self._unpacker, commit_compression)
         self._loader = Loader(content, self._catalog, self._unpacker)
         self._puller = Puller(content, self._catalog, self._unpacker, remotes, downloads=downloads)

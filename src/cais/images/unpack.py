@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,24 @@ from cais.store.layers.layers import Layers, ensure_layers, unpack_layer
 from cais.store.workers import Workers
 
 
+@dataclass(slots=True)
+class _Shared:
+    """One layer that is being unpacked, and how many wait for it."""
+
+    task: "asyncio.Future[None]"
+    waiters: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Unpacker:
-    """``root`` is the engine's root folder, for the workers to find the stores in."""
+    """``root`` is the engine's root folder, for the workers to find the stores in. One for each engine: two that want
+    one layer wait for the same worker."""
 
     content: Content
     layers: Layers
     workers: Workers
     root: Path
+    _running: "dict[Digest, _Shared]" = field(default_factory=dict)
 
     async def unpack(self, images: Sequence[PlatformImage], lease: Lease) -> AsyncIterator[LoadEvent]:
         """Have every layer of ``images`` ready to mount; yields each layer as it is done.
@@ -64,8 +74,21 @@ class Unpacker:
 
     async def unpack_blob(self, diff_id: Digest, blob: Digest) -> None:
         """Unpack a layer that is here as a whole; both digests are leased by the caller. Raises Corrupt, Invalid."""
-        path, limits = self.content.path(blob), self.layers.limits
-        await self.workers.run(unpack_layer, self.root, path, diff_id, limits)
+        shared = self._running.get(diff_id)
+        if shared is None:
+            path, limits = self.content.path(blob), self.layers.limits
+            work = self.workers.run(unpack_layer, self.root, path, diff_id, limits)
+            shared = self._running[diff_id] = _Shared(asyncio.ensure_future(work))
+            shared.task.add_done_callback(lambda _: self._running.pop(diff_id, None))
+        shared.waiters += 1
+        try:
+            # Shielded: what others wait for too is not ended by the end of one.
+            await asyncio.shield(shared.task)
+        finally:
+            shared.waiters -= 1
+            if not shared.waiters:
+                shared.task.cancel()
+                await asyncio.gather(shared.task, return_exceptions=True)
 
     async def _unpack(self, diff_id: Digest, blob: Digest) -> LoadEvent:
         await self.unpack_blob(diff_id, blob)

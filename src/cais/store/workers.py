@@ -102,7 +102,7 @@ class Workers:
         async with self._slots:
             if self._closed:
                 raise Unavailable("the workers are closed")
-            done, result = pickle.loads(await self._call(function, request))
+            done, result = await self._call(function, request)
         if not done:
             raise result
         answer: T = result
@@ -113,7 +113,7 @@ class Workers:
         if not self._closed and not self._free and not self._busy:
             self._give_back(_Worker())
 
-    async def _call(self, function: Callable[..., T], request: bytes) -> bytes:
+    async def _call(self, function: Callable[..., T], request: bytes) -> tuple[bool, Any]:
         worker = self._take()
         self._busy.add(worker)
         try:
@@ -126,8 +126,13 @@ class Workers:
             raise
         finally:
             self._busy.discard(worker)
-        self._give_back(worker)
-        return answer
+        done, result = pickle.loads(answer)
+        if not done and isinstance(result, OSError):
+            # It may still hold files open, which were to be removed: on a full disk nobody could go on.
+            self._end(worker)
+        else:
+            self._give_back(worker)
+        return done, result
 
     def pids(self) -> list[int]:
         """The processes that run now."""

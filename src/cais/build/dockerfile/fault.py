@@ -8,6 +8,8 @@ from cais.errors import Invalid
 
 _AROUND = 2
 """Lines shown before and after."""
+_MOST = 30
+"""Lines shown of one instruction."""
 _LONGEST = 200
 """Characters shown of one line."""
 
@@ -97,7 +99,8 @@ class Spliced(tuple[str, ...]):
 
 def make_excerpt(text: Sequence[str], place: Lines) -> tuple[tuple[int, str, bool], ...]:
     """The lines of ``place`` and some around it, all of one file."""
-    first, last = max(place.start - _AROUND, 1), min(place.end + _AROUND, len(text))
+    end = min(place.end, place.start + _MOST)
+    first, last = max(place.start - _AROUND, 1), min(end + _AROUND, len(text))
     if isinstance(text, Spliced) and place.start:
         name, own = text.origin(place)
         return tuple(

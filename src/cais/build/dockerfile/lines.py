@@ -79,11 +79,13 @@ def read_text(data: bytes, name: str = "Dockerfile", escape: str = "\\") -> Text
         raise DockerfileError(f"{name} has more than {LIMIT} bytes")
     text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
     # Not splitlines: a form feed or a line separator inside a line does not end it.
-    raw = tuple(line.removesuffix("\r") for line in text.split("\n"))
+    physical = text.split("\n")
+    returns = frozenset(index for index, line in enumerate(physical) if line.endswith("\r"))
+    raw = tuple(line.removesuffix("\r") for line in physical)
     if raw and not raw[-1]:
         raw = raw[:-1]
     directives, count = _read_directives(raw, name)
-    lines = _Reader(raw, name, directives.get("escape", escape), count).read()
+    lines = _Reader(raw, name, directives.get("escape", escape), count, returns).read()
     return Text(name, raw, tuple(lines), directives)
 
 
@@ -118,8 +120,17 @@ def _read_directives(raw: tuple[str, ...], name: str) -> tuple[dict[str, str], i
 class _Reader:
     """Joins physical lines."""
 
-    def __init__(self, raw: tuple[str, ...], name: str, escape: str, start: int = 0) -> None:
-        """``start``: the index of the first line that counts."""
+    def __init__(
+        self,
+        raw: tuple[str, ...],
+        name: str,
+        escape: str,
+        start: int = 0,
+        returns: frozenset[int] = frozenset(),
+    ) -> None:
+        """``start``: the index of the first line that counts; ``returns``: of those that ended with a carriage return,
+        which here-documents keep."""
+        self._returns = returns
         self._raw = raw
         self._name = name
         self._escape = escape
@@ -195,7 +206,7 @@ class _Reader:
             self._at += 1
             if (line.lstrip("\t") if head.chomp else line) == head.name:
                 return Heredoc(head.name, "".join(content), head.expand, head.chomp, head.fd)
-            content.append(line + "\n")
+            content.append(line + ("\r\n" if self._at - 1 in self._returns else "\n"))
         raise DockerfileError("unterminated heredoc", hint=f"a line with nothing but {head.name} ends it")
 
 
