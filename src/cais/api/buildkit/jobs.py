@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ WAIT_SECONDS = 5.0
 LOG_LIMIT = 16 << 20
 """Bytes of output that are kept for who asks late."""
 _BATCH = 4096
+_KEPT = 8
+"""Jobs that are over and can still be followed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,8 @@ class Jobs:
     """All that run, by the reference that clients give them."""
 
     _jobs: dict[str, Job] = field(default_factory=dict)
+    _over: "OrderedDict[str, Job]" = field(default_factory=OrderedDict)
+    """The last ones that ended: a client's ``Status`` may come after its ``Solve`` is over."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def open(self, request: SolveRequest) -> Job:
@@ -221,6 +226,9 @@ class Jobs:
         job.finish()
         if self._jobs.get(job.ref) is job:
             del self._jobs[job.ref]
+            self._over[job.ref] = job
+            while len(self._over) > _KEPT:
+                self._over.popitem(last=False)
             self._note_change()
 
     async def settle(self) -> None:
@@ -238,6 +246,8 @@ class Jobs:
 
     async def get(self, ref: str) -> Job:
         """Raises NotFound."""
+        if ref not in self._jobs and ref in self._over:
+            return self._over[ref]
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 while ref not in self._jobs:
