@@ -9,6 +9,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import msgspec.structs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -423,14 +425,14 @@ async def test_what_is_fetched_is_a_material(yard: Yard) -> None:
     plan = await make_plan("FROM scratch\nADD a /\n", yard.root, {})
     (op,) = (step.op for step in plan.target.steps if step.op)
     files = known_files(Index("", {}))
-    act = dataclasses.replace(op.act, checksum="sha256:ab")  # type: ignore[call-arg]
+    act = msgspec.structs.replace(op.act, checksum="sha256:ab")  # type: ignore[call-arg]
     fetched = dataclasses.replace(
         op, act=act, files={"https://me:tell-nobody@example.org/f": files, "https://example.org/r.git": files}
     )
     steps = tuple(dataclasses.replace(step, op=step.op and fetched) for step in plan.target.steps)
     target = dataclasses.replace(plan.target, steps=steps)
     plan = dataclasses.replace(plan, target=target, stages={0: target})
-    facts = dataclasses.replace(FACTS, digests={"https://example.org/r.git": {"sha1": "c" * 40}})
+    facts = msgspec.structs.replace(FACTS, digests={"https://example.org/r.git": {"sha1": "c" * 40}})
     assert [(one.uri, one.digest) for one in list_materials(plan, facts)] == [
         ("https://example.org/f", {"sha256": "ab"}),
         ("https://example.org/r.git", {"sha1": "c" * 40}),
@@ -454,10 +456,10 @@ async def test_what_has_no_digest_is_not_complete(yard: Yard) -> None:
     with pytest.raises(Invalid, match="context"):
         make_provenance(options, REQUEST, plan, FACTS)
     source = "https://me:tell-nobody@example.org/x.git#main"
-    facts = dataclasses.replace(FACTS, locals=(), source=source)
+    facts = msgspec.structs.replace(FACTS, locals=(), source=source)
     with pytest.raises(Invalid, match=r"https://example\.org"):
         make_provenance(options, REQUEST, plan, facts)
-    facts = dataclasses.replace(facts, digests={source: {"sha1": "f" * 40}})
+    facts = msgspec.structs.replace(facts, digests={source: {"sha1": "f" * 40}})
     said = predicate(options, plan, facts)
     assert said["buildDefinition"]["externalParameters"]["configSource"] == {
         "path": "Dockerfile",

@@ -351,6 +351,7 @@ GROUP = b"root:x:0:\nstaff:x:50:app\n"
         ("app", (10, 20)),
         ("app:staff", (10, 50)),
         ("app:7", (10, 7)),
+        (":staff", (0, 50)),
         ("12", (12, 12)),
         ("12:staff", (12, 50)),
         ("12:34", (12, 34)),
@@ -362,7 +363,7 @@ def test_owners(text: str, want: tuple[int, int]) -> None:
     assert find_owner(text, MemoryTree({b"etc/passwd": PASSWD, b"etc/group": GROUP})) == want
 
 
-@pytest.mark.parametrize("text", ["who", "app:who", ":staff", "4294967296", "1:4294967296"])
+@pytest.mark.parametrize("text", ["who", "app:who", ":", "4294967296", "1:4294967296"])
 def test_owners_that_cannot_be(text: str) -> None:
     """Unknown names, and numbers that would wrap around to root (CVE-2024-40635)."""
     with pytest.raises(Invalid):

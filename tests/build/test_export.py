@@ -1,7 +1,6 @@
 """What comes out of a build: images, archives, trees; the same every time."""
 
 import base64
-import dataclasses
 import io
 import json
 import os
@@ -10,6 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import msgspec.structs
 import pytest
 
 from cais.build.export.export import check_option, export
@@ -211,7 +212,7 @@ async def test_an_unpacked_layout_goes_blob_by_blob(yard: Yard) -> None:
 async def test_layers_are_compressed_as_asked_but_not_the_bases(yard: Yard) -> None:
     """compression for own layers, force-compression for all; diff_ids stay."""
     plain = yard.result(LOWER, UPPER)
-    result = dataclasses.replace(plain, base_layers=1)
+    result = msgspec.structs.replace(plain, base_layers=1)
     image = await _image(yard, result, compression="zstd")
     kinds = [layer.media_type.rpartition(".")[2] for layer in image.manifest.layers]
     assert kinds == ["tar+gzip", "tar+zstd"] and image.diff_ids == plain.config.rootfs.diff_ids
@@ -230,7 +231,7 @@ async def _image(yard: Yard, result: Result, **attrs: str) -> Any:
 async def test_times_are_rewritten_in_own_layers_only(yard: Yard) -> None:
     """Later times become the epoch, earlier stay; a layer with nothing later stays the same layer."""
     later = pack({"new": "x"}, mtime=1000)
-    result = dataclasses.replace(yard.result(later, LOWER, later), base_layers=1, base_steps=1)
+    result = msgspec.structs.replace(yard.result(later, LOWER, later), base_layers=1, base_steps=1)
     image = await _image(yard, result, rewrite_timestamp="true", source_date_epoch="77")
     assert image.diff_ids[:2] == result.config.rootfs.diff_ids[:2]
     assert image.diff_ids[2] != result.config.rootfs.diff_ids[2]
@@ -352,7 +353,7 @@ def test_what_buildx_sends_is_understood() -> None:
 async def test_an_unchanged_image_stays_what_it_is(yard: Yard) -> None:
     """FROM alone: the same digest under another name; with an annotation a manifest of its own."""
     first = await _image(yard, yard.result(LOWER))
-    result = dataclasses.replace(yard.result(LOWER), unchanged=first, base_layers=1, base_steps=1)
+    result = msgspec.structs.replace(yard.result(LOWER), unchanged=first, base_layers=1, base_steps=1)
     again = (await run(yard, [result], "image", name="again")).response
     assert again["containerimage.digest"] == first.id
     noted = (await run(yard, [result], "image", **{"annotation.a": "b"})).response
@@ -381,7 +382,7 @@ async def test_what_is_answered_is_what_the_registry_has(yard: Yard, registry: R
     """Plain layers are compressed for a push: in the image here, too, unless it was not made here."""
     plain = yard.result(LOWER, codec="none")
     base = await _image(yard, plain)
-    unchanged = dataclasses.replace(plain, unchanged=base, base_layers=1, base_steps=1)
+    unchanged = msgspec.structs.replace(plain, unchanged=base, base_layers=1, base_steps=1)
     for number, result in enumerate((plain, unchanged)):
         name = f"{registry.address}/answer:{number}"
         response = (await run(yard, [result], "registry", name=name)).response
@@ -399,8 +400,8 @@ async def test_a_pushed_index_with_attestations_runs_elsewhere(
     """Push, pull, save: attestations ride along and are never taken for an image."""
     said = Attestation("https://example.org/said", b'{"a":1}', "said.json")
     results = [
-        dataclasses.replace(yard.result(LOWER), attestations=[said]),
-        dataclasses.replace(yard.result(UPPER, platform=ARM64), attestations=[said]),
+        msgspec.structs.replace(yard.result(LOWER), attestations=[said]),
+        msgspec.structs.replace(yard.result(UPPER, platform=ARM64), attestations=[said]),
     ]
     name = f"{registry.address}/attested:1"
     response = (await run(yard, results, "registry", name=name, name_canonical="true")).response
@@ -437,7 +438,7 @@ async def test_attestations_lie_beside_files(yard: Yard) -> None:
     """As statements about every file; those for images only do not."""
     said = Attestation("https://example.org/said", b"{}", "said.json")
     hidden = Attestation("https://example.org/hidden", b"{}", "hidden.json", inline=True)
-    result = dataclasses.replace(yard.result(pack({"a": "x"})), attestations=[said, hidden])
+    result = msgspec.structs.replace(yard.result(pack({"a": "x"})), attestations=[said, hidden])
     members = unpack((await run(yard, [result], "local", attestation_prefix="my-")).tree)
     assert list(members) == ["a", "my-said.json"]
     statement = json.loads(members["my-said.json"][1])

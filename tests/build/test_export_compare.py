@@ -1,9 +1,10 @@
 """Comparing images: what differs is named, what does not is not read."""
 
-import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
+import msgspec.structs
 import pytest
 from msgspec.structs import replace
 
@@ -28,7 +29,7 @@ async def image(yard: Yard, *tars: bytes, created: str = "") -> Image:
     """An image of these layers."""
     result = yard.result(*tars)
     if created:
-        result = dataclasses.replace(result, config=replace(result.config, created=created))
+        result = msgspec.structs.replace(result, config=replace(result.config, created=created))
     response = await export([result], Option("image"), Received(yard.root), yard.tools())
     return await yard.images.resolve(response["containerimage.digest"])
 

@@ -2,12 +2,12 @@
 
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import asdict
 
 from cais.build.dockerfile.fault import DockerfileError
 from cais.build.dockerfile.parse import parse_dockerfile

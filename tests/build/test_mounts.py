@@ -7,10 +7,11 @@ import os
 import socket
 import stat
 import tarfile
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from cais.build import relay
 from cais.build.cache import BuildCache

@@ -4,10 +4,10 @@ import io
 import os
 import tarfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from cais.build.clamp import clamp_times
 from cais.build.context import Context, Index, index_context

@@ -1,7 +1,6 @@
 """Caches that travel: what arrives elsewhere, when it is fetched, and what strangers may make of it."""
 
 import asyncio
-import dataclasses
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -9,6 +8,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import msgspec.structs
 import pytest
 
 from cais.build.cache import CacheRecord, Layer, layer_of
@@ -173,8 +174,8 @@ async def test_what_was_imported_and_never_fetched_travels_on(
     await send(here, records_of(here), "registry", ref=ref)
     imported = await receive(there, stack, Option("registry", {"ref": ref}))
     records = {key: found for key in (A, B, C) if (found := imported.find(key))}
-    tools = dataclasses.replace(there.tools(), fetch=imported.fetch)
-    moving = dataclasses.replace(travel(there), tools=tools)
+    tools = msgspec.structs.replace(there.tools(), fetch=imported.fetch)
+    moving = msgspec.structs.replace(travel(there), tools=tools)
     gate.seen.clear()
     await send_records(records, (), parse_cache_to(Option("registry", {"ref": ref})), moving)
     assert gate.count("GET .*/blobs/") == 0
@@ -228,7 +229,7 @@ async def test_an_image_carries_its_own_steps(
         base = pack({"base": platform.architecture})
         made = here.result(base, data, platform=platform)
         kept = make_inline({key: record(made.layers[1]), C: record(None)}, made.layers)
-        results.append(dataclasses.replace(made, extra=kept))
+        results.append(msgspec.structs.replace(made, extra=kept))
     await export(results, Option("registry", {"name": name}), Received(here.root), here.tools())
     imported = await receive(there, stack, Option("registry", {"ref": name}))
     assert not imported.warnings
@@ -361,7 +362,7 @@ async def test_a_layer_that_is_not_what_the_cache_says_is_refused(
         await imported.fetch([layer(imported, A)], there.lease)  # another try
         there.forget(layer(imported, A))
         there.cache.forget(A)
-    wrong = dataclasses.replace(layer_of(records_of(here)[A]), diff_id=digest_bytes(b"other"))  # type: ignore[type-var]
+    wrong = msgspec.structs.replace(layer_of(records_of(here)[A]), diff_id=digest_bytes(b"other"))  # type: ignore[type-var]
     assert isinstance(wrong, Layer)
     await send(here, {A: record(wrong)}, "local", dest=str(tmp_path / "c"))
     imported = await receive(there, stack, Option("local", {"src": str(tmp_path / "c")}))

@@ -307,7 +307,10 @@ def test_mounts_of_run(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("RUN --mount=type=ssh,required true", "SSH agent default is not forwarded: build with --ssh default"),
+        (
+            "RUN --mount=type=ssh,required true",
+            "SSH agent default is not forwarded: build with --ssh default",
+        ),
         ("RUN --mount=type=secret,id=tok,required=true cat /run/secrets/tok", "secret tok: not found"),
         ("RUN --security=insecure true", "security.insecure is not allowed: build with --allow"),
         ("RUN --network=host true", "network.host is not allowed"),

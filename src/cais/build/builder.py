@@ -60,7 +60,7 @@ class Builder:
         running: dict[str, Running] = {}
         self.fetcher = Fetcher(unpacker.root, unpacker.workers)
         self.folders = Folders(unpacker.root)
-        self.synced = SyncedStore(unpacker.root)
+        self.synced = SyncedStore(unpacker.root, unpacker.workers.warm)
         self.parts = Parts(images, workshop, cache, running, self.fetcher, remotes)
         self._builds: set[asyncio.Task[object]] = set()
 

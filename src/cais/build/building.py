@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cais.build.cache import BuildCache, CacheRecord, Layer
-from cais.build.context import Context, Index
+from cais.build.context import Index
+from cais.build.debug import Debugger
 from cais.build.dockerfile.evaluate import start_state
 from cais.build.dockerfile.graph import Graph, blame_image, make_graph
 from cais.build.dockerfile.lint import BasePlatforms, Finding, check_options, lint
@@ -20,6 +21,7 @@ from cais.build.fetch.fetcher import Fetcher, Fetching
 from cais.build.fetch.named import NamedContexts, Special
 from cais.build.fetch.sources import is_remote
 from cais.build.inputs import MAIN, DockerfileText, Inputs
+from cais.build.keys import KeyedContext
 from cais.build.output import is_unchanged, make_config, parse_epoch, write_image
 from cais.build.plan import Entry, Plan, Planner
 from cais.build.request import BuildRequest
@@ -82,6 +84,8 @@ class Build:
     started_ns: int = field(default_factory=time.time_ns)
     imports: Imported | None = None
     """Caches from elsewhere, open as long as the build is."""
+    debugger: Debugger | None = None
+    """Keeps a step that fails, so that somebody can look."""
     _bases: dict[tuple[str, Platform | None], Image] = field(default_factory=dict)
     _job: Job | None = None
     _fetching: Fetching | None = None
@@ -179,7 +183,7 @@ class Build:
 
         scope, graph = outlined
         planner = Planner(
-            graph, scope, Context(index), known, platform, self.request, self.fetching, self._named
+            graph, scope, KeyedContext(index), known, platform, self.request, self.fetching, self._named
         )
         return await planner.plan()
 
@@ -187,7 +191,15 @@ class Build:
         """What all steps share; the same for every platform."""
         if self._job is None:
             epoch_ns = parse_epoch(self.request.args)
-            self._job = Job(self.request, index, self.folder, self.lease, epoch_ns, imports=self.imports)
+            self._job = Job(
+                self.request,
+                index,
+                self.folder,
+                self.lease,
+                epoch_ns,
+                imports=self.imports,
+                debugger=self.debugger,
+            )
         return self._job
 
     def solver(self, plan: Plan, index: Index) -> Solver:

@@ -2,6 +2,7 @@
 
     build/cache/<key>   JSON, written whole; the time of the file is when it was used last
     build/mounts/<id>   the folder of a cache mount
+    build/explain/      what is noted of builds, see ``explain.store``
     build/tmp/<id>      what one running build works with; swept at the engine's start
 
 A record promises nothing: who finds one looks whether the layer's blob is here. As long as there is one, no collection
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from cais.build.explain.store import NoteStore
 from cais.errors import CaisError
 from cais.spec.descriptor import Descriptor
 from cais.spec.digest import Digest, parse_digest
@@ -73,6 +75,7 @@ class BuildCache:
         self._records = base / "cache"
         self.mounts = base / "mounts"
         self._scratch = base / "tmp"
+        self.notes = NoteStore(base / "explain")
         shutil.rmtree(self._scratch, ignore_errors=True)  # an earlier engine's
         for folder in (self._records, self.mounts, self._scratch):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -97,6 +100,10 @@ class BuildCache:
             with suppress(OSError):
                 os.utime(self._records / key)
         return record
+
+    def knows(self, key: str) -> bool:
+        """Whether there is a record, without noting a use."""
+        return key in self._known
 
     def put(self, key: str, record: CacheRecord) -> None:
         """Write a record, whole or not at all. Raises OSError."""
@@ -196,6 +203,8 @@ class BuildCache:
                 shutil.rmtree(self.mounts / usage.id, ignore_errors=True)
             gone.append(usage.id)
             freed += usage.size
+        if not keep_bytes:
+            self.notes.forget(unused_since_ns)
         return gone, freed
 
     def _forget_short(self, id: str) -> None:

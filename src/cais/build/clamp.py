@@ -2,7 +2,8 @@
 
 import os
 import stat
-from dataclasses import dataclass
+
+import msgspec
 
 from cais.store.layers.diff import DiffSource
 from cais.store.layers.lower import FOLDER_FLAGS, LowerView
@@ -22,8 +23,7 @@ def clamp_times(source: DiffSource, newest: int) -> None:
     walk.run()
 
 
-@dataclass(slots=True)
-class _Walk:
+class _Walk(msgspec.Struct):
     here: int
     below: LowerView | None
     newest_ns: int

@@ -7,9 +7,9 @@ links named as sources are followed, others are copied). Nothing is written here
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
+import msgspec
 from msgspec.structs import replace
 
 from cais.build.chmod import Change
@@ -31,15 +31,14 @@ _SUGGESTED = 1000
 _LIMITS = Limits()
 
 
-@dataclass(frozen=True, slots=True)
-class Manner:
+class Manner(msgspec.Struct, frozen=True):
     """How: ``owner`` of everything (None: as in the source), ``chmod``, ``exclude``, ``parents``, ``unpack`` archives,
     ``folder_mode`` and ``now`` (seconds) for folders that are made; ``newest``: no time is later (seconds). ``bare``:
     folders on the way are not listed, they are those that the layer will lie on, or plain ones."""
 
     owner: Owner | None = None
     chmod: Change | None = None
-    exclude: Ignore = field(default_factory=Ignore)
+    exclude: Ignore = msgspec.field(default_factory=Ignore)
     parents: bool = False
     unpack: bool = False
     folder_mode: int = 0o755
@@ -48,8 +47,7 @@ class Manner:
     bare: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Planned:
+class _Planned(msgspec.Struct, frozen=True):
     """One member to be, and where its bytes are. ``on_the_way``: a folder that nobody named."""
 
     node: Node
@@ -58,15 +56,14 @@ class _Planned:
     on_the_way: bool = False
 
 
-@dataclass(slots=True)
-class Copying:
+class Copying(msgspec.Struct):
     """One instruction, or several sources of one: ``target`` is what the stage has; members are collected in order."""
 
     target: Tree
     manner: Manner
-    _planned: dict[bytes, _Planned] = field(default_factory=dict)
-    _archives: list[tuple[Tree, bytes, bytes]] = field(default_factory=list)
-    _goals: set[bytes] = field(default_factory=set)
+    _planned: dict[bytes, _Planned] = msgspec.field(default_factory=dict)
+    _archives: list[tuple[Tree, bytes, bytes]] = msgspec.field(default_factory=list)
+    _goals: set[bytes] = msgspec.field(default_factory=set)
 
     # What the stage shows
 

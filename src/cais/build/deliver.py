@@ -3,7 +3,9 @@
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from cais.build.attest.attest import make_attestations, step_layers
 from cais.build.attest.options import parse_attests

@@ -23,7 +23,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -70,13 +69,12 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True):
 _VERSION = 1
 
 
-@dataclass(slots=True)
-class Digests:
+class Digests(msgspec.Struct):
     """What is known of one folder's files. ``is_local``: whether its clock can be trusted."""
 
     path: Path
     is_local: bool
-    known: dict[Stamp, bytes] = field(default_factory=dict)
+    known: dict[Stamp, bytes] = msgspec.field(default_factory=dict)
     is_changed: bool = False
 
     def save(self, seen: Mapping[bytes, Stamp]) -> None:
@@ -175,14 +173,13 @@ def open_folder(taken: int, device: int, inode: int) -> int:
     return os.open(".", _FOLDER_FLAGS, dir_fd=taken)
 
 
-@dataclass(slots=True)
-class Folder:
+class Folder(msgspec.Struct):
     """One folder in one build; ``fd`` is its own, closed with it."""
 
     fd: int
     folders: Folders
     digests: Digests
-    stamps: dict[bytes, Stamp] = field(default_factory=dict)
+    stamps: dict[bytes, Stamp] = msgspec.field(default_factory=dict)
     _device: int = -1
 
     def read_text(self, name: str) -> bytes:

@@ -4,15 +4,15 @@ import asyncio
 import os
 import stat
 import time
-from dataclasses import dataclass
+
+import msgspec
 
 from cais.linux.cgroups.base import Cgroups
 
 _MIB = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class StepLimits:
+class StepLimits(msgspec.Struct, frozen=True):
     """``pids``: processes and threads at once, unless the request says another number; ``disk``: bytes that one step
     may write into its layer; ``keep_free``: bytes (a fiftieth of a small disk at most) and ``keep_inodes`` that a step
     must leave of the engine's disk; ``patience``: seconds that a step may be at its limit of processes; ``interval``:
@@ -34,8 +34,7 @@ _SLACK = 64 << 20
 """Bytes that a step may write even on a full disk: others may have filled it."""
 
 
-@dataclass(slots=True)
-class Guard:
+class Guard(msgspec.Struct):
     """One step. ``group``: its control group; ``pids``: its limit of processes (0: none); ``folder``: where it writes,
     empty if that is not a folder of its own."""
 

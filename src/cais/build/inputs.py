@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
+
+import msgspec
 
 from cais.build.context import Context, Index, index_context
 from cais.errors import NotFound
@@ -22,8 +23,7 @@ _IN_THREAD = 4 << 20
 """Bytes of a context up to which it is read in a thread: a worker may have to be started first."""
 
 
-@dataclass(frozen=True, slots=True)
-class DockerfileText:
+class DockerfileText(msgspec.Struct, frozen=True):
     """A Dockerfile as it came, and the ignore file that goes with it."""
 
     name: str

@@ -5,22 +5,56 @@ Of files the bytes, modes, owners, links and names count, times do not.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import asdict, replace
 
-from cais.build.context import Context
+from cais.build.context import Context, Index
 from cais.build.copying import Copying, Manner
 from cais.build.dockerfile.evaluate import Act, CopyAct, FolderAct, RunAct
 from cais.build.dockerfile.values import MountOption
 from cais.build.fetch.files import NO_FILES, Files
-from cais.build.tree import MemoryTree, Tree
+from cais.build.tree import MemoryTree, Node, Tree
 from cais.spec.ignore import make_ignore
 from cais.store.layers import tar
 
 _VERSION = 1
 """Raised when the same input makes other layers than before."""
+
+PlannedFile = tuple[bytes, Node, bytes]
+"""Where a file goes, what it is, where in the source it comes from."""
+
+
+class KeyedContext(Context):
+    """A context that remembers what of it was asked for: fingerprints, and what each was made of."""
+
+    def __init__(self, index: Index) -> None:
+        super().__init__(index)
+        self._planned: dict[str, list[PlannedFile]] = {}
+        self._prints: dict[str, str] = {}
+
+    def fingerprint(self, text: str, manner: Manner) -> str:
+        """See the function. Raises NotFound, Invalid."""
+        asked = _asked(text, manner)
+        found = self._prints.get(asked) or (self.memo or {}).get(asked)
+        if found is None:
+            found = _digest_files(self, self.planned(text, manner))
+            if self.memo is not None:
+                self.memo[asked] = found
+        self._prints[asked] = found
+        return found
+
+    def planned(self, text: str, manner: Manner) -> "list[PlannedFile]":
+        """What a COPY of ``text`` takes. Raises NotFound, Invalid."""
+        asked = _asked(text, manner)
+        if asked not in self._planned:
+            self._planned[asked] = _plan_files(self, text, manner)
+        return self._planned[asked]
+
+
+def _asked(text: str, manner: Manner) -> str:
+    return repr((text, manner.exclude.patterns, manner.parents))
 
 
 def key_of(*parts: Any) -> str:
@@ -89,7 +123,7 @@ def _copy_key(
 ) -> str:
     plain = {key: value for key, value in asdict(act).items() if key not in ("inline", "link_key")}
     inline = [(file.name, _digest(file.data)) for file in act.inline]
-    manner = Manner(exclude=make_ignore(act.exclude), parents=act.parents)
+    manner = manner_of(act)
     if act.from_ in files:
         taken = [_taken(files[act.from_], text, manner) for text in act.sources]
         return key_of("copy", parent, plain, inline, taken)
@@ -109,6 +143,11 @@ def _taken(files: Files, text: str, manner: Manner) -> str:
     return files.key if files.known is None else fingerprint(Context(files.known), text, manner)
 
 
+def manner_of(act: CopyAct) -> Manner:
+    """What decides which files a COPY takes."""
+    return Manner(exclude=make_ignore(act.exclude), parents=act.parents)
+
+
 def needs_context(mount: MountOption) -> bool:
     """Whether a mount shows a part of the context."""
     return mount.type == "bind" and not mount.from_
@@ -116,20 +155,26 @@ def needs_context(mount: MountOption) -> bool:
 
 def fingerprint(context: Context, text: str, manner: Manner) -> str:
     """A digest over what a COPY of ``text`` takes from the context. Raises NotFound, Invalid."""
+    if isinstance(context, KeyedContext):
+        return context.fingerprint(text, manner)
     if context.memo is None:
-        return _fingerprint(context, text, manner)
-    asked = repr((text, manner.exclude.patterns, manner.parents))
+        return _digest_files(context, _plan_files(context, text, manner))
+    asked = _asked(text, manner)
     if asked not in context.memo:
-        context.memo[asked] = _fingerprint(context, text, manner)
+        context.memo[asked] = _digest_files(context, _plan_files(context, text, manner))
     return context.memo[asked]
 
 
-def _fingerprint(context: Context, text: str, manner: Manner) -> str:
+def _plan_files(context: Context, text: str, manner: Manner) -> list[PlannedFile]:
     empty: Tree = MemoryTree({})
     copying = Copying(empty, manner)
     copying.copy(context, text.encode("utf-8", "surrogateescape"), b"/d/")
+    return sorted(copying.planned())
+
+
+def _digest_files(context: Context, planned: list[PlannedFile]) -> str:
     total = hashlib.sha256()
-    for path, node, source in sorted(copying.planned()):
+    for path, node, source in planned:
         device = (
             f"{node.device[0]}:{node.device[1]}" if node.kind in (tar.CHARACTER, tar.BLOCK_DEVICE) else ""
         )

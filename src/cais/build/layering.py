@@ -1,10 +1,12 @@
 """Making one layer of files that are copied; for a worker."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, cast
+
+import msgspec
+from msgspec.structs import replace
 
 from cais.build.chmod import parse_chmod
 from cais.build.clamp import clamp_times
@@ -23,8 +25,7 @@ from cais.store.layers.packed import PackedLayer, pack_blob, pack_layer, pack_me
 from cais.store.layers.tar import FOLDER
 
 
-@dataclass(frozen=True, slots=True)
-class Other:
+class Other(msgspec.Struct, frozen=True):
     """One source from elsewhere: a file of a tree, or with an empty ``path`` all of it."""
 
     index: Index
@@ -32,8 +33,7 @@ class Other:
     unpack: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class CopyJob:
+class CopyJob(msgspec.Struct, frozen=True):
     """What to make. ``lowers``: the stage's layers, top first; ``index``: the context to copy from, or else
     ``source_lowers`` another stage's or image's layers; ``now`` seconds; ``newest``: no time is later (seconds);
     ``others``: what comes from elsewhere, by the source's text."""
@@ -44,7 +44,7 @@ class CopyJob:
     source_lowers: tuple[str, ...] = ()
     now: int = 0
     newest: int | None = None
-    others: Mapping[str, Other] = field(default_factory=dict)
+    others: Mapping[str, Other] = msgspec.field(default_factory=dict)
 
 
 def make_layer(root: Path, job: CopyJob, codec: str) -> PackedLayer | None:
@@ -116,8 +116,7 @@ def pack_run(root: Path, source: DiffSource, codec: str, newest: int | None) -> 
     return pack_layer(root, source, codec)
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """A part of a tree that a bind mount shows: ``path`` in the context, or in layers."""
 
     path: str

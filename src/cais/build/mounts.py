@@ -5,7 +5,6 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -36,8 +35,7 @@ Extract = Callable[[Part, Path], Awaitable[str]]
 """Writes a part of a tree below an empty folder; the path of it there. Raises NotFound, Invalid."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mounted:
+class Mounted(msgspec.Struct, frozen=True):
     """What a container gets. ``tmpfs`` options by target; ``env`` secrets in variables; ``stub_files`` and
     ``stub_folders``: targets that the engine makes, and nobody wants in a layer."""
 
@@ -48,8 +46,7 @@ class Mounted:
     stub_folders: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(msgspec.Struct, frozen=True):
     """What mounts are made of. ``parts``: by the mount's index, what it shows of a tree."""
 
     parts: Mapping[int, Part]
@@ -129,17 +126,16 @@ class MountMaker:
                     del busy[path.name]
 
 
-@dataclass(slots=True)
-class _Step:
+class _Step(msgspec.Struct):
     """Collects the mounts of one step. What ends with it is on the ``stack``."""
 
     act: RunAct
     folder: Path
     given: Given
     stack: AsyncExitStack
-    points: list[MountPoint] = field(default_factory=list)
-    tmpfs: dict[str, str] = field(default_factory=dict)
-    env: list[str] = field(default_factory=list)
+    points: list[MountPoint] = msgspec.field(default_factory=list)
+    tmpfs: dict[str, str] = msgspec.field(default_factory=dict)
+    env: list[str] = msgspec.field(default_factory=list)
     _hidden: Path | None = None
     _agents: int = 0
 

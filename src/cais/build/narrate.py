@@ -3,9 +3,9 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cais.build.builder import Builder, unused_args
@@ -13,6 +13,8 @@ from cais.build.building import Build, Solved, Source
 from cais.build.context import Index
 from cais.build.dockerfile.fault import DockerfileError, Lines
 from cais.build.dockerfile.lint import Finding
+from cais.build.explain.compare import Explained
+from cais.build.explain.watch import watch
 from cais.build.inputs import MAIN, TRANSFERRED, Inputs
 from cais.build.plan import Op, Plan, StagePlan
 from cais.build.request import CommandFailed, StepBegan, StepCached, StepOutput
@@ -69,6 +71,10 @@ class Narrator:
     tell: Tell
     build: Build
     builder: Builder
+    origin: str = ""
+    """Where the context is, if that says which builds are of the same thing."""
+    explained: Callable[[Explained], None] | None = None
+    """Told why each step is made or not, under the step's name; before any of them is."""
     _pulls: dict[str, int] = field(default_factory=dict)
 
     def vertex(self, name: str) -> AbstractContextManager[str]:
@@ -150,8 +156,15 @@ class Narrator:
     async def _solve(self, plan: Plan, index: Index, source: Source) -> Solved:
         solver = self.build.solver(plan, index)
         named = dict(_named_ops(plan, len(self.build.platforms) > 1))
+        titles = {op.key: name for op, name in named.items()}
         for name, stage in _bases(plan, len(self.build.platforms) > 1):
             self._cached(vertex_digest(stage.base.key), name)
+            titles.setdefault(stage.base.key, name)
+        watching = watch(self.build.parts.cache.notes, self.build, solver, self.origin)
+        watching.begin()
+        if self.explained is not None:
+            for each in await watching.explain():
+                self.explained(replace(each, title=titles.get(each.key, each.title)))
         solving = asyncio.ensure_future(solver.solve())
         followers = [asyncio.create_task(self._follow(solver, op, name)) for op, name in named.items()]
         try:
@@ -159,6 +172,7 @@ class Narrator:
             await asyncio.gather(*followers)
         except Exception as error:
             await asyncio.gather(*followers, return_exceptions=True)
+            await watching.end(solver)
             failed = next((op for op in named if op.key == solver.failed), None)
             if failed is None:
                 raise
@@ -171,6 +185,7 @@ class Narrator:
             for task in followers:
                 task.cancel()
             await asyncio.gather(*followers, return_exceptions=True)
+        await watching.end(solver)
         if unused := unused_args(plan, self.build.request):
             digest = name_digest(f"{DEFINITION}{self.build.request.dockerfile}")
             short = f"One or more build-args [{' '.join(unused)}] were not consumed"

@@ -1,7 +1,8 @@
 """What a Dockerfile offers to whoever builds it: stages, arguments, secrets, agents and cache mounts. Pure."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from cais.build.dockerfile.fault import Lines
 from cais.build.dockerfile.graph import Graph
@@ -9,8 +10,7 @@ from cais.build.dockerfile.scope import Scope
 from cais.build.dockerfile.values import Arg, Dockerfile, Instruction, Run
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True):
     """One argument, secret, agent or cache mount."""
 
     name: str
@@ -20,8 +20,7 @@ class Offer:
     required: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Outline:
+class Outline(msgspec.Struct, frozen=True):
     """What building a target takes. ``name`` of the target and ``description`` from the comment above it."""
 
     name: str
@@ -32,8 +31,7 @@ class Outline:
     caches: tuple[Offer, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """One stage."""
 
     name: str

@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from msgspec.structs import replace as change
 
-from cais.build.context import Context
 from cais.build.dockerfile.evaluate import (
     Act,
     CopyAct,
@@ -25,7 +24,7 @@ from cais.build.dockerfile.values import Dockerfile, Instruction
 from cais.build.fetch.fetcher import Fetching
 from cais.build.fetch.files import Files
 from cais.build.fetch.named import NamedContexts, Reference
-from cais.build.keys import act_key, base_key, key_of, link_key
+from cais.build.keys import KeyedContext, act_key, base_key, key_of, link_key
 from cais.build.refusals import check_act
 from cais.build.request import BuildRequest
 from cais.errors import Denied, Invalid, NotFound, Unavailable, Unsupported
@@ -104,13 +103,15 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All needed stages by index, in order; ``args``: titles of the ARGs before the first FROM."""
+    """All needed stages by index, in order; ``args``: titles of the ARGs before the first FROM; ``context``: what the
+    keys were made of."""
 
     file: Dockerfile
     stages: dict[int, StagePlan]
     target: StagePlan
     args: tuple[str, ...]
     platform: Platform
+    context: KeyedContext
 
 
 @dataclass(slots=True)
@@ -120,7 +121,7 @@ class Planner:
 
     graph: Graph
     scope: Scope
-    context: Context
+    context: KeyedContext
     resolve: Resolve
     platform: Platform
     request: BuildRequest
@@ -139,7 +140,7 @@ class Planner:
         target = self._stages[self.graph.target]
         titles = tuple(f"{step.line.name} {step.line.rest}" for step in self.graph.file.args)
         stages = {index: self._stages[index] for index in sorted(self._stages)}
-        return Plan(self.graph.file, stages, target, titles, self.platform)
+        return Plan(self.graph.file, stages, target, titles, self.platform, self.context)
 
     async def _stage(self, node: Node) -> StagePlan:
         base, end, state, history, on_build = await self._start(node)
@@ -311,10 +312,10 @@ class _StageBuilder:
         keys = {text: point.key for text, point in sources.items()}
         link = link_key(act, keys, planner.context, files)
         if isinstance(act, CopyAct) and link:
-            act = replace(act, link_key=dated_key(planner.request, link))
+            act = change(act, link_key=dated_key(planner.request, link))
         key = act_key(act, self.end.key, keys, planner.context, files)
         if isinstance(act, CopyAct) and fresh:
-            act = replace(act, link_key="")
+            act = change(act, link_key="")
         return act, dated_key(planner.request, key)
 
     def _is_fresh(self) -> bool:
@@ -327,4 +328,4 @@ class _StageBuilder:
         """Those of the request, over the file's."""
         defaults = self.state.defaults
         merged = {**defaults.labels, **labels}
-        self.state = replace(self.state, defaults=change(defaults, labels=merged))
+        self.state = change(self.state, defaults=change(defaults, labels=merged))

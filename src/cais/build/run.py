@@ -5,7 +5,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec.structs import replace as change
@@ -14,7 +14,7 @@ from cais.build.dockerfile.evaluate import RunAct
 from cais.build.guard import Guard, StepLimits
 from cais.build.mounts import Mounted
 from cais.containers import adapt
-from cais.containers.fleet import Fleet, Live
+from cais.containers.fleet import Ended, Fleet, Live
 from cais.containers.lifecycle import Lifecycle
 from cais.containers.names import new_id
 from cais.containers.options import shared_with
@@ -69,7 +69,7 @@ class Runner:
         self._limits = limits or StepLimits()
         self._cgroups: Cgroups | None = None
         self._metadata = Metadata(Path(":memory:"))
-        self._rooms = replace(rooms, metadata=self._metadata, bus=Bus())
+        self._rooms = change(rooms, metadata=self._metadata, bus=Bus())
         self._fleet = Fleet(self._metadata, self._rooms.bus)
         self._life = Lifecycle(self._rooms, self._fleet, Starter(self._rooms, self._fleet))
         rooms.driver.subscribe(self._on_exit)
@@ -121,9 +121,9 @@ class Runner:
 
     @asynccontextmanager
     async def resume(self, box: Box, program: Program) -> AsyncIterator[socket.socket]:
-        """Run another program in a box, within its own block, with everything else as it was; for the time of the block
-        of this. The socket is its streams' (see ``Driver.attach``), the caller's to close. Raises NotFound if the box
-        is gone, TaskFailed, Invalid."""
+        """Have another program in a box, within its own block, with everything else as it was; ``start`` starts it, and
+        the end of the block ends it. The socket is its streams' (see ``Driver.attach``), the caller's to close. Raises
+        NotFound if the box is gone."""
         live = self._fleet.get(box.id)
         if live is None:
             raise NotFound("the step is gone")
@@ -138,30 +138,39 @@ class Runner:
         host = change(record.host, console_size=program.size)
         self._fleet.save(live, change(record, config=config, host=host))
         ended = self._life.wait(live, "next-exit")
-        stream = await self._rooms.driver.attach(live.id, "", stdin=True, stdout=True, stderr=True)
+        try:
+            yield await self._rooms.driver.attach(live.id, "", stdin=True, stdout=True, stderr=True)
+        finally:
+            if live.state.live and not ended.done():
+                await self._rooms.driver.kill_all(live.id)
+                await asyncio.wait((ended,), timeout=_KILL_WAIT)
+            ended.cancel()
+
+    async def start(self, box: Box) -> None:
+        """Start the program of ``resume``; it is stopped at the limits of every step. Raises NotFound, NotModified,
+        TaskFailed, Invalid."""
+        live = self._fleet.get(box.id)
+        if live is None:
+            raise NotFound("the step is gone")
+        ended = self._life.wait(live, "next-exit")
         try:
             await self._life.start(live)
         except BaseException:
-            stream.close()
             ended.cancel()
             raise
-        watching = asyncio.create_task(self._stop_at_limit(live, box.root))
-        try:
-            yield stream
-        finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
-            if not ended.done():
-                await self._rooms.driver.kill_all(live.id)
-            await asyncio.wait((ended,), timeout=_KILL_WAIT)
+        self._fleet.spawn(self._stop_at_limit(live, box.root, ended), f"limits of {live.id}")
 
     async def resize(self, box: Box, height: int, width: int) -> None:
         """Set the size of the terminal of what runs in it. Raises Conflict, NotFound."""
         await self._rooms.driver.resize(box.id, "", height, width)
 
-    async def _stop_at_limit(self, live: Live, root: RootMount) -> None:
-        await self._guard(live, root).watch(str(self._rooms.config.root))
-        await self._rooms.driver.kill_all(live.id)
+    async def _stop_at_limit(self, live: Live, root: RootMount, ended: "asyncio.Future[Ended]") -> None:
+        watching = asyncio.create_task(self._guard(live, root).watch(str(self._rooms.config.root)))
+        await asyncio.wait((watching, ended), return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
+            await self._rooms.driver.kill_all(live.id)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
     def _guard(self, live: Live, root: RootMount) -> Guard:
         self._cgroups = self._cgroups or detect()

@@ -15,7 +15,6 @@ import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -48,20 +47,18 @@ class _State(msgspec.Struct, frozen=True):
     files: dict[bytes, Known]
 
 
-@dataclass(slots=True)
-class Incoming:
+class Incoming(msgspec.Struct):
     """A file whose bytes are coming."""
 
     path: bytes
     node: Node
     mtime_ns: int
-    hash: "hashlib._Hash" = field(default_factory=hashlib.sha256)
-    pieces: list[tuple[int, int, int]] = field(default_factory=list)
+    hash: "hashlib._Hash" = msgspec.field(default_factory=hashlib.sha256)
+    pieces: list[tuple[int, int, int]] = msgspec.field(default_factory=list)
     size: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(msgspec.Struct, frozen=True):
     """A walk that came before, word for word, and what it was: when the next is the same, nothing has to be looked at.
     ``size``: bytes of the pack that the items point into."""
 
@@ -76,8 +73,14 @@ class Receiving:
     this one."""
 
     def __init__(
-        self, path: Path, fd: int, known: Callable[[], dict[bytes, Known]], memory: Memory | None = None
+        self,
+        path: Path,
+        fd: int,
+        known: Callable[[], dict[bytes, Known]],
+        memory: Memory | None = None,
+        on_new: Callable[[], object] = lambda: None,
     ) -> None:
+        self._on_new = on_new
         self.path = path
         self._load = known
         self._loaded: dict[bytes, Known] | None = None
@@ -130,6 +133,8 @@ class Receiving:
             self.items[name] = Item(node, known.digest, known.pieces)
             self.fresh[name] = known
             return None
+        self._on_new()
+        self._on_new = _nothing
         # Its place in the order, until it is there.
         self.items[name] = Item(node)
         return Incoming(name, node, mtime_ns)
@@ -218,6 +223,10 @@ def _write(fd: int, data: bytes, at: int) -> None:
         view, at = view[count:], at + count
 
 
+def _nothing() -> None:
+    """Once is enough."""
+
+
 def merge_pieces(pieces: list[tuple[int, int, int]]) -> tuple[tuple[int, int, int], ...]:
     """Neighbours as one."""
     merged: list[tuple[int, int, int]] = []
@@ -233,8 +242,10 @@ def merge_pieces(pieces: list[tuple[int, int, int]]) -> tuple[tuple[int, int, in
 class SyncedStore:
     """All such folders of an engine."""
 
-    def __init__(self, root: Path) -> None:
-        """``root``: the engine's root folder."""
+    def __init__(self, root: Path, on_new: Callable[[], object] = lambda: None) -> None:
+        """``root``: the engine's root folder; ``on_new`` is called when the first file of a transfer is to come: there
+        will be work to do with it."""
+        self._on_new = on_new
         self._base = root / "build" / "synced"
         self._base.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._locks: dict[str, asyncio.Lock] = {}
@@ -250,7 +261,7 @@ class SyncedStore:
         if not key:
             path = folder / f"pack-{uuid.uuid4().hex}"
             with path.open("x+b", buffering=0) as file:
-                yield Receiving(path, file.fileno(), dict)
+                yield Receiving(path, file.fileno(), dict, on_new=self._on_new)
             return
         name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
         async with self._locks.setdefault(name, asyncio.Lock()):
@@ -263,7 +274,7 @@ class SyncedStore:
                 memory = self._memories.get((name, asked))
                 if memory is not None and memory.size > os.fstat(fd).st_size:
                     memory = None
-                receiving = Receiving(place / "pack", fd, lambda: _load(place), memory)
+                receiving = Receiving(place / "pack", fd, lambda: _load(place), memory, self._on_new)
                 yield receiving
                 if memory is not None and receiving.items is memory.items:
                     self._memories.move_to_end((name, asked))

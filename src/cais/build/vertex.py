@@ -5,13 +5,13 @@ done. Times are nanoseconds since the epoch.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from cais.build.dockerfile.fault import Lines
 
 
-@dataclass(frozen=True, slots=True)
-class VertexStarted:
+class VertexStarted(msgspec.Struct, frozen=True):
     """It began, or was found. ``digest`` is its identity, ``inputs`` those of what it stands on; ``name`` is for
     people."""
 
@@ -21,8 +21,7 @@ class VertexStarted:
     inputs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class VertexOutput:
+class VertexOutput(msgspec.Struct, frozen=True):
     """What its program wrote; ``stream`` 1 or 2."""
 
     digest: str
@@ -31,8 +30,7 @@ class VertexOutput:
     at_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class VertexProgress:
+class VertexProgress(msgspec.Struct, frozen=True):
     """One of several things it does: a layer that is pulled, a file that is written. ``total`` 0: not known."""
 
     digest: str
@@ -44,8 +42,7 @@ class VertexProgress:
     is_done: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class VertexDone:
+class VertexDone(msgspec.Struct, frozen=True):
     """It has ended; ``error`` is empty if it went well."""
 
     digest: str
@@ -54,8 +51,7 @@ class VertexDone:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class VertexWarned:
+class VertexWarned(msgspec.Struct, frozen=True):
     """A finding about a place in the Dockerfile. ``level`` 1 is for people."""
 
     digest: str

@@ -7,6 +7,7 @@ import stat
 import sys
 
 from cais.cli.buildrequest import (
+    STDOUT,
     find_agents,
     is_remote,
     make_fields,
@@ -16,7 +17,7 @@ from cais.cli.buildrequest import (
 )
 from cais.cli.contexttar import check_folder, find_dockerfile
 from cais.cli.failure import Failure, Refused, wrong_option
-from cais.cli.flags import KINDS, Command
+from cais.cli.flags import KINDS, Command, parse_text
 from cais.cli.late import load
 from cais.cli.session import is_terminal
 from cais.cli.units import format_size, parse_bytes, parse_swap, parse_ulimit
@@ -72,8 +73,28 @@ def build(session: Session, flags: Flags) -> int:
     if secrets := read_secrets(flags.many("secret")):
         given.fields["secrets"] = {id: _base64(data) for id, data in secrets.items()}
     view = choose_view(flags, is_quiet=call != "build" or flags.on("quiet"))
+    if flags.given("debug") and call == "build":
+        view = load("cais.cli.builddebug:Debugging")(view, session, flags.text("debug"))
+        given.fields["debug"] = True
+    if flags.given("explain") and call == "build":
+        view = _explain(given, view, flags, outputs)
+    if flags.given("verify") and call == "build":
+        load("cais.cli.buildverify:check_flags")(flags)
+        given.fields["verify"] = flags.text("verify")
+    if flags.given("graph") and call == "build":
+        view = load("cais.cli.buildpicture:Picturing")(view, flags.text("graph"))
     answer = _send(session, given)
     return _follow(answer, view, flags, outputs)
+
+
+def _explain(given: Given, view: View, flags: Flags, outputs: list[Output]) -> View:
+    """Ask for reasons, and show them behind all else. Raises Failure."""
+    as_json = load("cais.cli.buildexplain:wants_json")(flags.text("explain"))
+    if any(output.dest == STDOUT for output in outputs):
+        raise wrong_option("--explain writes to standard output: an output cannot go there, too")
+    given.fields["explain"] = True
+    explaining: View = load("cais.cli.buildexplain:Explaining")(view, as_json=as_json)
+    return explaining
 
 
 def _choose_call(flags: Flags) -> str:
@@ -230,6 +251,8 @@ def _follow(answer: Response, view: View, flags: Flags, outputs: list[Output]) -
     if _choose_call(flags) != "build":
         as_json = "format=json" in flags.text("call").split(",")
         return int(load("cais.cli.buildanswer:show_look")(result, as_json=as_json))
+    if flags.given("verify"):
+        return int(load("cais.cli.buildverify:show")(result, flags.text("verify")))
     if path := flags.text("iidfile"):
         with open(path, "w", encoding="ascii") as file:
             file.write(result.get("digest", ""))
@@ -266,8 +289,11 @@ BUILD = Command(
         ("cpu-shares", "c", "int", "Relative share of CPU time of RUN steps"),
         ("cpuset-cpus", "", "string", "CPUs for RUN steps: 0-3, 0,1"),
         ("cpuset-mems", "", "string", "Memory nodes for RUN steps"),
+        ("debug", "", "[=command]", "Open a shell in a step that fails, or run a command there"),
+        ("explain", "", "[=json]", "Say for each step why it is made, or is not"),
         ("file", "f", "string", "Dockerfile (default PATH/Dockerfile; - is stdin)"),
         ("force-rm", "", "bool", "Accepted for compatibility"),
+        ("graph", "", "string", "Draw the steps into this file, an SVG picture with times"),
         ("iidfile", "", "string", "Write the image's id into this file"),
         ("label", "", "list...", "Label of the image: NAME=VALUE"),
         ("load", "", "bool", "Make an image in the engine, besides other outputs"),
@@ -297,6 +323,7 @@ BUILD = Command(
         ("tag", "t", "list...", "Name of the image; may be given several times"),
         ("target", "", "string", "Stage to build (default the last)"),
         ("ulimit", "", "ulimit...", "Resource limit of RUN steps: name=soft[:hard]"),
+        ("verify", "", "string", "Make no image, but compare what is built with this one"),
     ),
     kinds={
         **KINDS,
@@ -304,6 +331,8 @@ BUILD = Command(
         "swap": parse_swap,
         "host...": _parse_host,
         "ulimit...": parse_ulimit,
+        "[=json]": parse_text,
+        "[=command]": parse_text,
     },
     least=1,
     most=1,

@@ -104,7 +104,7 @@ def format_fish() -> str:
             where = f"__fish_seen_subcommand_from {name}"
         for flag, short, kind, text in command.flags:
             if text:
-                value = "" if kind == "bool" else " -r"
+                value = "" if kind == "bool" or kind.startswith("[=") else " -r"
                 letter = f" -s {short}" if short else ""
                 quoted = text.replace("'", "\\'")
                 lines.append(f"complete -c cais -n '{where}' -l {flag}{letter}{value} -d '{quoted}'")

@@ -1,7 +1,8 @@
 """Command-line flags by table: Docker's (pflag's) grammar and error texts, without importing a parser.
 
 A row is ``(name, short, kind, help)``. Kinds are keys of ``KINDS`` or of the ``kinds`` a command brings; a
-kind that ends in ``...`` may be given several times and collects its values.
+kind that ends in ``...`` may be given several times and collects its values; one that begins with ``[=`` may stand
+alone, and has a value only behind a ``=``.
 """
 
 from __future__ import annotations
@@ -181,6 +182,8 @@ class _Parse:
             self.put(row, value)
         elif row[2] == "bool":
             self.put(row, "true")
+        elif row[2].startswith("[="):
+            self.put(row, "")
         elif self.at < len(self.argv):
             self.put(row, self.next())
         else:

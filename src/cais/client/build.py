@@ -5,7 +5,7 @@ from contextlib import closing
 from typing import Any, Self
 
 from cais.client import calls
-from cais.client.buildmodels import BuildEvent, BuildResult
+from cais.client.buildmodels import BuildEvent, BuildResult, StepExplained
 from cais.client.buildreader import BuildReader, Misdirected
 from cais.client.buildrequest import Prepared
 from cais.client.channel import Channel
@@ -47,6 +47,11 @@ class Build:
         if self._reader.result is None:
             raise Unavailable("the build was closed before it ended")
         return self._reader.result
+
+    @property
+    def explain(self) -> tuple[StepExplained, ...]:
+        """Why steps are made or not, as far as it has been told: also of a build that failed."""
+        return tuple(self._reader.explained)
 
     def close(self) -> None:
         """End it if it goes on. Idempotent."""

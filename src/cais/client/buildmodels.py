@@ -59,6 +59,26 @@ class BuildWarning(BuildEvent, frozen=True, tag="warning"):
     lines: tuple[int, int] = (0, 0)
 
 
+class BuildReason(msgspec.Struct, frozen=True):
+    """Why a step is made, or is not: ``kind`` for programs, ``text`` for people; ``files``: the first of ``count``."""
+
+    kind: str
+    text: str
+    files: tuple[str, ...] = ()
+    count: int = 0
+
+
+class StepExplained(BuildEvent, frozen=True, tag="explained"):
+    """One step, before any is made: whether it was there (``is_hit``), and why; compared with the build of
+    ``since_ns`` (nanoseconds since the epoch; 0: there was none). Told if the build has ``explain=True``."""
+
+    id: str
+    name: str
+    is_hit: bool = msgspec.field(name="hit")
+    reasons: tuple[BuildReason, ...] = ()
+    since_ns: int = msgspec.field(name="since", default=0)
+
+
 class Step(msgspec.Struct, frozen=True):
     """One step of a build that has ended. ``seconds`` it took; 0 if it was cached."""
 
@@ -69,13 +89,15 @@ class Step(msgspec.Struct, frozen=True):
 
 class BuildResult(msgspec.Struct, frozen=True):
     """What came out. ``digest`` of the image (empty: none was asked for), its ``names``, the ``steps`` in the order in
-    which they began, ``seconds`` in all; ``response``: what the outputs say, by BuildKit's keys."""
+    which they began, ``seconds`` in all; ``response``: what the outputs say, by BuildKit's keys; ``explain``: with
+    ``explain=True`` why each step was made or not."""
 
     digest: str
     names: tuple[str, ...]
     steps: tuple[Step, ...]
     seconds: float
     response: dict[str, str]
+    explain: tuple[StepExplained, ...] = ()
 
 
 class BuildError(CaisError):
@@ -151,6 +173,7 @@ Line = (
     | StepOutput
     | StepProgress
     | StepDone
+    | StepExplained
     | BuildWarning
     | ErrorLine
     | ResultLine

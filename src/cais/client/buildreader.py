@@ -19,6 +19,7 @@ from cais.client.buildmodels import (
     ResultLine,
     Step,
     StepDone,
+    StepExplained,
     StepOutput,
     StepStarted,
 )
@@ -38,6 +39,7 @@ class BuildReader:
 
     def __init__(self, dests: Sequence[str]) -> None:
         self.result: BuildResult | None = None
+        self.explained: list[StepExplained] = []
         self._decoder = msgspec.json.Decoder(Line)
         self._files = _Files(dests)
         self._buffer = b""
@@ -85,6 +87,8 @@ class BuildReader:
 
     def _note(self, event: BuildEvent) -> None:
         match event:
+            case StepExplained():
+                self.explained.append(event)
             case StepStarted():
                 self._steps.setdefault(event.id, event)
             case StepOutput():
@@ -111,7 +115,12 @@ class BuildReader:
                 kind=last.kind,
             )
         self.result = BuildResult(
-            last.digest, last.names, tuple(self._made_steps()), self._seconds(), last.response
+            last.digest,
+            last.names,
+            tuple(self._made_steps()),
+            self._seconds(),
+            last.response,
+            tuple(self.explained),
         )
         return self.result
 

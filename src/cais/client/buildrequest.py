@@ -65,6 +65,8 @@ class BuildOptions(TypedDict, total=False):
     attests: Sequence[Mapping[str, str]]
     """``[{"type": "sbom"}, {"type": "provenance", "mode": "max"}]``."""
     allow: Sequence[str]
+    explain: bool
+    """Have events, and in the result ``explain``, say why each step is made or not."""
     auths: Mapping[str, RegistryAuth]
     """Credentials by registry (``localhost:5000``, ``docker.io``)."""
 
@@ -138,7 +140,17 @@ def prepare(path: PathText, options: BuildOptions) -> Prepared:
         "cache_from": [_make_option(each) for each in options.get("cache_from", ())],
         "attests": [_make_option(each) for each in options.get("attests", ())],
     }
-    for name in ("args", "labels", "target", "platforms", "no_cache", "no_cache_filter", "pull", "allow"):
+    for name in (
+        "args",
+        "labels",
+        "target",
+        "platforms",
+        "no_cache",
+        "no_cache_filter",
+        "pull",
+        "allow",
+        "explain",
+    ):
         if name in options:
             fields[name] = options[name]
     outputs = options.get("outputs", ())

@@ -3,10 +3,11 @@
 import io
 import tarfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from cais.build.context import Context, Index, index_context
 from cais.build.dockerfile.evaluate import CopyAct

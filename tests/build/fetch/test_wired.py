@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ pytestmark = [
     pytest.mark.kernel,
     pytest.mark.skipif(os.geteuid() != 0, reason="a real engine needs root"),
 ]
+PLUGINS = os.environ.get("CAIS_DOCKER_PLUGINS", "")
 DOCKER = os.environ.get("CAIS_DOCKER_CLI", "").split(":")[0] or shutil.which("docker") or ""
 
 
@@ -54,11 +56,19 @@ async def run(client: docker.DockerClient, command: str) -> str:
 
 async def docker_build(engine: LiveEngine, *words: str, **environment: str) -> tuple[int, str]:
     """``docker buildx build``: its status and what it says."""
-    if not DOCKER:
-        pytest.skip("no docker command: install docker-cli and docker-buildx, or set CAIS_DOCKER_CLI")
+    if not DOCKER or not PLUGINS:
+        pytest.skip("no docker command with its build plugin: set CAIS_DOCKER_CLI and CAIS_DOCKER_PLUGINS")
+    config = engine.folder / "plugins"
+    config.mkdir(exist_ok=True)
+    (config / "config.json").write_text(json.dumps({"cliPluginsExtraDirs": [PLUGINS]}))
     process = await asyncio.create_subprocess_exec(
         *(DOCKER, "buildx", "build", "--progress=plain", "-t", "wired", *words),
-        env={**os.environ, "DOCKER_HOST": f"unix://{engine.socket}", **environment},
+        env={
+            **os.environ,
+            "DOCKER_HOST": f"unix://{engine.socket}",
+            "DOCKER_CONFIG": str(config),
+            **environment,
+        },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

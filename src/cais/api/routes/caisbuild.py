@@ -11,7 +11,8 @@ from aiohttp import StreamReader, web
 
 from cais.api.buildkit.answers import answer_call
 from cais.api.call import Call
-from cais.api.replies import cancelled_when_gone, json_bytes, json_reply, start_stream
+from cais.api.hijack import Hijacked, Relay, hijack_head
+from cais.api.replies import cancelled_when_gone, empty_reply, json_bytes, json_reply, start_stream
 from cais.api.router import Route
 from cais.api.routes.build import parse_credentials, parse_name
 from cais.api.routes.caissink import ClientSink
@@ -20,6 +21,7 @@ from cais.api.wire.build import finding_reply
 from cais.api.wire.caisbuild import (
     MISDIRECTED,
     Agent,
+    DebugRequest,
     Folder,
     Line,
     Remote,
@@ -30,11 +32,14 @@ from cais.api.wire.caisbuild import (
     make_build_request,
     parse_request,
     result_line,
+    verdict_line,
 )
 from cais.build.builder import Builder
 from cais.build.building import Build
 from cais.build.context import Index
+from cais.build.debug import Debugger, Holds, StepHeld
 from cais.build.deliver import IMAGE, Delivery, check_orders
+from cais.build.explain.compare import Explained
 from cais.build.fetch.remote import RemoteInputs
 from cais.build.folder import FolderInputs, Folders, open_folder
 from cais.build.inputs import MAIN, DockerfileText, Inputs, TarInputs
@@ -43,6 +48,7 @@ from cais.build.peeragents import PeerAgents, check_socket
 from cais.build.request import BuildRequest, HeldSecrets
 from cais.build.share.load import Imported, Receiving, open_imports
 from cais.build.share.options import EnginePlaces, parse_cache_from
+from cais.build.verify import begin_verification, check_verification, end_verification
 from cais.build.vertex import VertexEvent, VertexWarned
 from cais.errors import Invalid, NotFound
 from cais.linux.peers import open_peer, take_descriptor
@@ -70,10 +76,39 @@ class CaisBuildRoutes:
     def __init__(self, services: Services) -> None:
         self._builder = services.builder
         self._folders = services.builder.folders
+        self._holds = Holds()
 
     def routes(self) -> list[Route]:
         """The table's part."""
-        return [Route("POST", "/cais/build", self.build)]
+        return [
+            Route("POST", "/cais/build", self.build),
+            Route("POST", "/cais/build/*/attach", self.attach),
+            Route("POST", "/cais/build/*/start", self.start),
+            Route("POST", "/cais/build/*/resize", self.resize),
+        ]
+
+    async def attach(self, call: Call) -> web.StreamResponse:
+        """A shell for a step that failed; this connection leaves HTTP and is its terminal, or its streams. It is
+        started when the client says so, because it has all its output from here then."""
+        wanted = await call.body(DebugRequest)
+        held = self._holds.find(call.name)
+        opening = held.open(wanted.command, tty=wanted.tty, stdin=wanted.stdin, size=wanted.size)
+        async with opening as stream:
+            relay = Relay(call)
+            relay.open(hijack_head(call, multiplexed=not wanted.tty))
+            await relay.run(stream)
+        return Hijacked()
+
+    async def start(self, call: Call) -> web.Response:
+        """Start that shell."""
+        await self._holds.find(call.name).start()
+        return empty_reply(204)
+
+    async def resize(self, call: Call) -> web.Response:
+        """Set the size of that terminal."""
+        held = self._holds.find(call.name)
+        await held.runner.resize(held.box, call.size("h", "height"), call.size("w", "width"))
+        return empty_reply(200)
 
     async def build(self, call: Call) -> web.StreamResponse:
         """One build; its events are told as they happen."""
@@ -94,7 +129,10 @@ class CaisBuildRoutes:
                 given = _Given(request, taken, self._folders, Body(call.stream, rest))
                 stack.push_async_exit(given.exit)
                 reply = await start_stream(call)
-                await _Answer(reply, self._builder, wanted, request.call).send(given)
+                answer = _Answer(reply, self._builder, wanted, request)
+                if request.debug:
+                    answer.debugger = Debugger(self._holds, answer.tell)
+                await answer.send(given)
         await reply.write_eof()
         return reply
 
@@ -275,16 +313,33 @@ class _Given:
         await self._body.drain()
 
 
+def origin_of(request: Request) -> str:
+    """Where the main context is: what tells builds of one thing from those of another."""
+    # What only compares is another thing: the next build is not to be told of its date.
+    start = "verify " if request.verify else ""
+    match request.context:
+        case Folder() as folder:
+            return f"{start}folder {folder.device} {folder.inode}"
+        case Remote() as remote:
+            return f"{start}remote {remote.url}"
+    return start
+
+
 class _Answer:
     """The answer to one request, as it is written."""
 
-    def __init__(self, reply: web.StreamResponse, builder: Builder, wanted: BuildRequest, call: str) -> None:
+    def __init__(
+        self, reply: web.StreamResponse, builder: Builder, wanted: BuildRequest, request: Request
+    ) -> None:
         self._reply = reply
         self._builder = builder
         self._wanted = wanted
-        self._call = call
+        self._request = request
+        self._call = request.call
         self._lock = asyncio.Lock()
-        self._events: asyncio.Queue[VertexEvent | None] = asyncio.Queue()
+        self._events: asyncio.Queue[VertexEvent | Explained | StepHeld | None] = asyncio.Queue()
+        self.tell = self._events.put_nowait
+        self.debugger: Debugger | None = None
 
     async def send(self, given: _Given) -> None:
         """Build, and tell all of it; the error is the last line. Cancelling ends the build."""
@@ -328,9 +383,12 @@ class _Answer:
                 return
 
     async def _run(self, given: _Given) -> Line:
-        wanted, tell = self._wanted, self._events.put_nowait
+        wanted, tell = self._wanted, self.tell
         check_orders(wanted)
+        if self._request.verify:
+            check_verification(wanted)
         async with self._builder.open(wanted) as build, AsyncExitStack() as stack:
+            build.debugger = self.debugger
             inputs = given.open(build)
             if self._call != "build":
                 return await self._look(build, inputs)
@@ -340,13 +398,27 @@ class _Answer:
                     build.imports = await stack.enter_async_context(self._open_imports(build, places))
                     for warning in build.imports.warnings:
                         tell(VertexWarned(digest, 1, warning))
-            solved = await Narrator(tell, build, self._builder).solve(inputs)
+            explained = tell if self._request.explain else None
+            narrator = Narrator(tell, build, self._builder, origin_of(self._request), explained)
+            if self._request.verify:
+                return await self._verify(build, narrator, inputs)
+            solved = await narrator.solve(inputs)
             outputs = [
                 (each, ClientSink(index, self.write)) for index, each in enumerate(wanted.outputs or (IMAGE,))
             ]
             response = await Delivery(build, tell, places).deliver(solved, outputs)
         names = [parse_reference(name).familiar() for name in self._wanted.names]
         return result_line(response.get("containerimage.digest", ""), names, response)
+
+    async def _verify(self, build: Build, narrator: Narrator, inputs: Inputs) -> Line:
+        """Make everything anew, and compare it."""
+        name = self._request.verify
+        with narrator.vertex(f"[verify] load {name}"):
+            image = await begin_verification(build, self._builder, name)
+        solved = await narrator.solve(inputs)
+        with narrator.vertex(f"[verify] compare with {name}"):
+            other, found = await end_verification(build, image, solved)
+        return verdict_line(str(other.id), len(other.diff_ids), found)
 
     def _open_imports(self, build: Build, places: EnginePlaces) -> AbstractAsyncContextManager[Imported]:
         caches = [parse_cache_from(option) for option in self._wanted.cache_from]

@@ -13,8 +13,11 @@ from typing import Any
 
 import msgspec
 
+from cais.build.debug import StepHeld
 from cais.build.dockerfile.fault import DockerfileError, Lines, make_excerpt
-from cais.build.narrate import StepFailed
+from cais.build.explain.compare import Explained
+from cais.build.export.compare import Differences
+from cais.build.narrate import StepFailed, vertex_digest
 from cais.build.request import BuildRequest, CommandFailed, Option
 from cais.build.vertex import (
     VertexDone,
@@ -104,10 +107,22 @@ class HostBody(_Strict, frozen=True):
     extra_hosts: tuple[str, ...] = ()
 
 
+class DebugRequest(_Strict, frozen=True):
+    """The body of ``POST /cais/build/{token}/attach``. ``command``: empty for a shell alone; ``size`` of the
+    terminal: rows and columns."""
+
+    command: str = ""
+    tty: bool = False
+    stdin: bool = False
+    size: tuple[int, int] = (0, 0)
+
+
 class Request(_Strict, frozen=True):
     """The whole request. ``text``: the Dockerfile, if it is not a file of the context, and ``ignore`` what goes with
     it; ``secrets`` by value; ``folders``: named contexts that are files of the client's; ``contexts``: all others.
-    ``call``: ``build``, or what is to be told of the Dockerfile instead: ``check``, ``outline``, ``targets``.
+    ``call``: ``build``, or what is to be told of the Dockerfile instead: ``check``, ``outline``, ``targets``;
+    ``debug``: keep a step that fails until somebody has looked, see ``StepHeld``; ``explain``: tell why each step is
+    made or not; ``verify``: make nothing, but compare with this image.
     """
 
     context: Given
@@ -133,6 +148,9 @@ class Request(_Strict, frozen=True):
     cache_from: tuple[OptionBody, ...] = ()
     attests: tuple[OptionBody, ...] = ()
     allow: tuple[str, ...] = ()
+    debug: bool = False
+    explain: bool = False
+    verify: str = ""
 
 
 def parse_request(line: bytes) -> Request:
@@ -189,9 +207,38 @@ def make_host(host: HostBody) -> HostConfig:
     return HostConfig(network_mode=network, ulimits=ulimits, **plain)
 
 
-def event_line(event: VertexEvent) -> Line:
+def explained_line(each: Explained) -> Line:
+    """Why a step is made or not."""
+    reasons = []
+    for reason in each.reasons:
+        line: Line = {"kind": reason.kind, "text": reason.text}
+        if reason.files:
+            line |= {"files": list(reason.files), "count": reason.count}
+        reasons.append(line)
+    return {
+        "type": "explained",
+        "id": vertex_digest(each.key),
+        "name": each.title,
+        "hit": each.is_hit,
+        "reasons": reasons,
+        "since": each.since_ns,
+    }
+
+
+def event_line(event: VertexEvent | Explained | StepHeld) -> Line:
     """One event of a vertex."""
     match event:
+        case StepHeld():
+            id = vertex_digest(event.key)
+            return {
+                "type": "held",
+                "id": id,
+                "token": event.token,
+                "message": event.message,
+                "at": event.at_ns,
+            }
+        case Explained():
+            return explained_line(event)
         case VertexStarted():
             line: Line = {"type": "started", "id": event.digest, "name": event.name, "at": event.at_ns}
             return {**line, "inputs": list(event.inputs)} if event.inputs else line
@@ -270,6 +317,13 @@ def kind_of(error: BaseException) -> str:
 
 def _place(file: str, lines: Lines, excerpt: tuple[tuple[int, str, bool], ...]) -> Line:
     return {"file": file, "lines": [lines.start, lines.end], "excerpt": [list(row) for row in excerpt]}
+
+
+def verdict_line(digest: str, count: int, found: Differences) -> Line:
+    """The last line of a build that only compared an image with what it made: ``digest``, of ``count`` layers."""
+    verdict: Line = {"same": found.is_same, "count": count, "more": found.more}
+    verdict |= {"fields": found.fields, "layers": found.layers, "files": found.files}
+    return {**result_line(digest, (), {}), "verify": verdict}
 
 
 def result_line(digest: str, names: Sequence[str], response: Mapping[str, str]) -> Line:

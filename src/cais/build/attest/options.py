@@ -4,8 +4,9 @@ Sources: BuildKit docs/attestations/slsa-provenance.md and sbom.md.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
+
+import msgspec
 
 from cais.build.export.options import parse_bool
 from cais.build.request import Option
@@ -27,8 +28,7 @@ _PROVENANCE = frozenset(
 _SBOM = frozenset({"generator", "filename", "inline-only", "disabled"})
 
 
-@dataclass(frozen=True, slots=True)
-class ProvenanceOptions:
+class ProvenanceOptions(msgspec.Struct, frozen=True):
     """How a build is told of. ``everything``: mode=max; ``version``: v1 or v0.2 of SLSA; ``file``: its name where
     results are files; ``inline``: only where they are images; ``complete``: what is not all known is an error."""
 
@@ -41,16 +41,14 @@ class ProvenanceOptions:
     complete: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SbomOptions:
+class SbomOptions(msgspec.Struct, frozen=True):
     """How packages are listed."""
 
     file: str = "sbom.spdx.json"
     inline: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Attests:
+class Attests(msgspec.Struct, frozen=True):
     """What is to be attested; None: not that."""
 
     provenance: ProvenanceOptions | None = None

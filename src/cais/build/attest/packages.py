@@ -5,8 +5,9 @@ Source: package-url specification, types deb, apk, rpm and pypi.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from urllib.parse import quote
+
+import msgspec
 
 _NAME = re.compile(r"[\w.+:~^@()\[\]-][\w.+:~^@()\[\] -]{0,255}")
 _VERSION = re.compile(r"[\w.+:~^!*-]{1,255}")
@@ -14,8 +15,7 @@ _PYPI_RUN = re.compile(r"[-_.]+")
 TEXT_LIMIT = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Package:
+class Package(msgspec.Struct, frozen=True):
     """``kind``: deb, apk, rpm, pypi; ``license`` and ``supplier`` as the package says them; ``path``: where it is told
     of; ``qualifiers`` for the package URL."""
 
@@ -26,7 +26,7 @@ class Package:
     license: str = ""
     supplier: str = ""
     homepage: str = ""
-    qualifiers: Mapping[str, str] = field(default_factory=dict)
+    qualifiers: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def is_sound(self) -> bool:
@@ -34,8 +34,7 @@ class Package:
         return bool(_NAME.fullmatch(self.name) and _VERSION.fullmatch(self.version))
 
 
-@dataclass(frozen=True, slots=True)
-class Distribution:
+class Distribution(msgspec.Struct, frozen=True):
     """What os-release says."""
 
     id: str = ""

@@ -7,7 +7,6 @@ and agents the ids, of arguments whose names sound like one nothing, of addresse
 import base64
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -36,8 +35,7 @@ _SECRET = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True):
     """What only the build knows. Times are nanoseconds since the epoch; with an ``epoch_ns`` none are told, so that the
     same input gives the same bytes. ``locals``: names of the folders that a client sent; ``source``: the address that
     the context is from; ``digests``: by the text of a URL or git reference, what came (``sha256``, ``sha1``);
@@ -50,16 +48,15 @@ class Facts:
     epoch_ns: int | None = None
     locals: Sequence[str] = ("context", "dockerfile")
     source: str = ""
-    digests: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    vcs: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, Mapping[str, str]] = msgspec.field(default_factory=dict)
+    vcs: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Material:
+class Material(msgspec.Struct, frozen=True):
     """Something that went in: an address, and a digest by its algorithm if it is known."""
 
     uri: str
-    digest: Mapping[str, str] = field(default_factory=dict)
+    digest: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 def make_provenance(
@@ -87,8 +84,7 @@ def sounds_secret(name: str) -> bool:
     return _SECRET.search(name) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class _Said:
+class _Said(msgspec.Struct, frozen=True):
     options: ProvenanceOptions
     request: BuildRequest
     plan: Plan

@@ -5,7 +5,8 @@ too large or damaged is passed over and named.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+
+import msgspec
 
 from cais.build.attest.debian import parse_apk, parse_dpkg
 from cais.build.attest.packages import NO_DISTRIBUTION, Distribution, Package
@@ -26,13 +27,12 @@ _OS_RELEASE = ("etc/os-release", "usr/lib/os-release")
 _APK = ("lib/apk/db/installed", "usr/lib/apk/db/installed")
 
 
-@dataclass(slots=True)
-class Found:
+class Found(msgspec.Struct):
     """What a root holds; ``notes``: what was passed over."""
 
     distribution: Distribution = NO_DISTRIBUTION
-    packages: list[Package] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    packages: list[Package] = msgspec.field(default_factory=list)
+    notes: list[str] = msgspec.field(default_factory=list)
 
 
 def scan_layers(lowers: tuple[str, ...]) -> Found:

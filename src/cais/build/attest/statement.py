@@ -5,7 +5,6 @@ specification, type docker.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from urllib.parse import quote
 
 import msgspec
@@ -32,16 +31,14 @@ ARTIFACT_TYPE = "application/vnd.docker.attestation.manifest.v1+json"
 UNKNOWN = Platform(architecture="unknown", os="unknown")
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(msgspec.Struct, frozen=True):
     """What a statement is about: a name, and a digest by its algorithm."""
 
     name: str
     digest: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(msgspec.Struct, frozen=True):
     """Bytes to be stored, and their descriptor."""
 
     descriptor: Descriptor

@@ -3,9 +3,10 @@
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+import msgspec
+from msgspec.structs import replace
 from msgspec.structs import replace as change
 
 from cais.build.dockerfile import golang
@@ -47,16 +48,14 @@ _T = TypeVar("_T")
 _PORT_FORM = re.compile(r"(?:.*:)?(\d+(?:-\d+)?(?:/\w*)?)")
 
 
-@dataclass(frozen=True, slots=True)
-class InlineFile:
+class InlineFile(msgspec.Struct, frozen=True):
     """A here-document as a file."""
 
     name: str
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class RunAct:
+class RunAct(msgspec.Struct, frozen=True):
     """A program to run. ``env`` is what it sees, with ``hidden_env``, which is in no key (proxies). ``script``: a file
     it is shown below /dev/pipes."""
 
@@ -71,8 +70,7 @@ class RunAct:
     script: InlineFile | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CopyAct:
+class CopyAct(msgspec.Struct, frozen=True):
     """Files to bring in. ``destination`` is absolute; a slash at its end says that it is a folder. ``unpack``: archives
     among the sources are unpacked, those that come by URL only with ``unpack_fetched``. ``keep_git_dir``: None if
     nothing was said. ``link_key``: the key of the layer alone, if it is the same on every parent."""
@@ -102,8 +100,7 @@ class CopyAct:
         return self.link and numbers and not self.chmod
 
 
-@dataclass(frozen=True, slots=True)
-class FolderAct:
+class FolderAct(msgspec.Struct, frozen=True):
     """A folder to have, with those above it: WORKDIR."""
 
     path: str
@@ -113,8 +110,7 @@ class FolderAct:
 Act = RunAct | CopyAct | FolderAct
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """One instruction, evaluated. ``title`` is what people see, ``history`` the image's history (None: no entry),
     ``act`` what happens to files. ``trigger``: it comes from the base's ONBUILD."""
 
@@ -125,13 +121,12 @@ class Step:
     trigger: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(msgspec.Struct, frozen=True):
     """Where a stage stands. ``env``: ENV and ARG together, as a RUN sees them; ``args``: names of the ARGs."""
 
     defaults: ContainerDefaults
     author: str = ""
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = msgspec.field(default_factory=dict)
     args: tuple[tuple[str, str], ...] = ()
     has_cmd: bool = False
 

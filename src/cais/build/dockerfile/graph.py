@@ -1,7 +1,9 @@
 """Which stages a build needs, and what they stand on."""
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from cais.build.dockerfile.fault import DockerfileError, StepError, suggest
 from cais.build.dockerfile.scope import Scope
@@ -14,8 +16,7 @@ from cais.spec.reference import parse_reference
 SCRATCH = "scratch"
 
 
-@dataclass(frozen=True, slots=True)
-class ContextLink:
+class ContextLink(msgspec.Struct, frozen=True):
     """A context of the request, by its name there."""
 
     name: str
@@ -25,8 +26,7 @@ Link = int | str | ContextLink
 """What a stage or a ``from`` stands for: a stage's index, an image's name (``scratch`` included), or a context."""
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(msgspec.Struct, frozen=True):
     """One needed stage: its ``base``, the ``platform`` it is for, and ``sources``: what every ``--from`` in it, by its
     text, stands for."""
 
@@ -41,8 +41,7 @@ class Node:
         yield from self.sources.values()
 
 
-@dataclass(frozen=True, slots=True)
-class Graph:
+class Graph(msgspec.Struct, frozen=True):
     """The needed stages by index, in the file's order; ``target`` is the one whose image is wanted; ``contexts``: names
     that stand for contexts; ``platform``: the one that is built for."""
 

@@ -4,7 +4,8 @@ Source: Dockerfile reference, "Parser directives", "Escape", "Here-Documents".
 """
 
 import re
-from dataclasses import dataclass, field
+
+import msgspec
 
 from cais.build.dockerfile.fault import DockerfileError, Lines
 from cais.build.dockerfile.words import expand, parse_exec, split_words
@@ -18,8 +19,7 @@ _HEREDOC = re.compile(r"(\d*)<<(-?)\s*([^<]*)")
 _COMMENT = re.compile(r"\s*#")
 
 
-@dataclass(frozen=True, slots=True)
-class Heredoc:
+class Heredoc(msgspec.Struct, frozen=True):
     """One here-document. ``content`` as it stands, each line with its end; with ``chomp`` (``<<-``) tabs at the
     beginning of lines do not count. Not ``expand``: its name was quoted. ``fd`` the descriptor's number, -1: none."""
 
@@ -37,8 +37,7 @@ class Heredoc:
         return "".join(line.lstrip("\t") for line in re.findall(r"[^\n]*\n", self.content))
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(msgspec.Struct, frozen=True):
     """One instruction's text. ``keyword`` as written, ``flags`` the words that start with ``--``, ``rest`` all behind
     them; ``text`` the whole joined line; ``comments`` the comment lines right above it."""
 
@@ -57,14 +56,13 @@ class Line:
         return self.keyword.upper()
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(msgspec.Struct, frozen=True):
     """A whole file: ``raw`` are its physical lines."""
 
     name: str
     raw: tuple[str, ...]
     lines: tuple[Line, ...]
-    directives: dict[str, str] = field(default_factory=dict)
+    directives: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def escape(self) -> str:

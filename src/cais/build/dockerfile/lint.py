@@ -6,7 +6,9 @@ ignore file) is given to it; without that the rule is silent.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from cais.build.dockerfile.fault import DockerfileError, Lines, Spliced, suggest
 from cais.build.dockerfile.rules import (
@@ -51,8 +53,7 @@ _NO_SECRET = re.compile(r"(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE)
 _RESERVED = ("context", "scratch")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """One warning: the ``rule``'s name, the ``message``, and where."""
 
     rule: str
@@ -65,8 +66,7 @@ class Finding:
         return RULES[self.rule]
 
 
-@dataclass(frozen=True, slots=True)
-class BasePlatforms:
+class BasePlatforms(msgspec.Struct, frozen=True):
     """Of one stage: the platform it is built for, and that of the image it stands on."""
 
     expected: Platform

@@ -6,7 +6,8 @@ Names, addresses and switches are Docker's (documentation, "Build checks" and "D
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from cais.build.dockerfile.fault import DockerfileError, suggest
 from cais.build.dockerfile.flags import parse_switch
@@ -18,8 +19,7 @@ _WORD = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _COMMENT = re.compile(r"check\s*=\s*(\S+)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """``description``: one sentence for every finding; ``url`` of the page that explains it, empty if there is none;
     ``experimental``: silent unless it is asked for."""
 
@@ -72,8 +72,7 @@ RULES = {rule.name: rule for rule in _LIST}
 _ALL = "all"
 
 
-@dataclass(frozen=True, slots=True)
-class CheckOptions:
+class CheckOptions(msgspec.Struct, frozen=True):
     """The ``check`` directive: rules to ``skip`` (``all``), ``experimental`` ones to add, ``error``: findings fail."""
 
     skip: frozenset[str] = frozenset()

@@ -1,7 +1,8 @@
 """Arguments: those of the whole build, those that platforms imply, and what ARG before the first FROM makes of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from cais.build.dockerfile.fault import DockerfileError
 from cais.build.dockerfile.values import Arg, Dockerfile
@@ -16,8 +17,7 @@ PROXY_ARGS = frozenset(
 """Known without ARG, given to RUN, and part of neither the cache's key nor the history."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(msgspec.Struct, frozen=True):
     """What arguments mean in one build. ``given``: the user's build arguments; ``automatic``: the platforms';
     ``globals``: after the ARGs before the first FROM, automatic ones included; ``defaults``: the same as if nothing
     had been given."""
@@ -26,7 +26,7 @@ class Scope:
     automatic: Mapping[str, str]
     globals: Mapping[str, str]
     defaults: Mapping[str, str]
-    proxies: Mapping[str, str] = field(default_factory=dict)
+    proxies: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 def platform_args(build: Platform, target: Platform, stage: str = "") -> dict[str, str]:

@@ -4,7 +4,9 @@ stand in."""
 
 import posixpath
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from cais.build.dockerfile.fault import DockerfileError, Lines, Spliced
 from cais.build.dockerfile.flags import parse_flags
@@ -30,16 +32,15 @@ def splice(text: Text, read: Read) -> Text:
     return replace(text, raw=raw, lines=tuple(splicer.lines))
 
 
-@dataclass(slots=True)
-class _Splicer:
+class _Splicer(msgspec.Struct):
     """Collects lines. ``folder``: where paths begin."""
 
     read: Read
     folder: str
     escape: str
-    raw: list[str] = field(default_factory=list)
-    origins: list[tuple[str, int]] = field(default_factory=list)
-    lines: list[Line] = field(default_factory=list)
+    raw: list[str] = msgspec.field(default_factory=list)
+    origins: list[tuple[str, int]] = msgspec.field(default_factory=list)
+    lines: list[Line] = msgspec.field(default_factory=list)
     _files: int = 0
     _size: int = 0
 

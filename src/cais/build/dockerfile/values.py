@@ -1,21 +1,19 @@
 """The instructions of a Dockerfile as values: what is written, before any variable is put in."""
 
-from dataclasses import dataclass
+import msgspec
 
 from cais.build.dockerfile.lines import Heredoc, Line
 from cais.spec.image import Healthcheck
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(msgspec.Struct, frozen=True):
     """``words`` of the exec form, or with ``is_shell`` one word: a text for the shell."""
 
     words: tuple[str, ...]
     is_shell: bool
 
 
-@dataclass(frozen=True, slots=True)
-class From:
+class From(msgspec.Struct, frozen=True):
     """``FROM [--platform=P] base [AS name]``; ``name`` in lower case."""
 
     base: str
@@ -23,31 +21,27 @@ class From:
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Arg:
+class Arg(msgspec.Struct, frozen=True):
     """``ARG name[=default] …``: (name, default or None)."""
 
     pairs: tuple[tuple[str, str | None], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Env:
+class Env(msgspec.Struct, frozen=True):
     """``ENV``; ``legacy``: the form without ``=``."""
 
     pairs: tuple[tuple[str, str], ...]
     legacy: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(msgspec.Struct, frozen=True):
     """``LABEL``; as ``Env``."""
 
     pairs: tuple[tuple[str, str], ...]
     legacy: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class MountOption:
+class MountOption(msgspec.Struct, frozen=True):
     """One ``--mount`` of RUN. ``type`` bind, cache, tmpfs, secret or ssh; the other fields as the flag has them, empty
     or None where it has not. ``mode`` in octal; ``size`` in bytes; ``env``: the variable a secret is given in."""
 
@@ -66,8 +60,7 @@ class MountOption:
     size: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """``RUN``; ``network`` default, none or host; ``security`` sandbox or insecure; ``devices`` as written."""
 
     command: Command
@@ -78,8 +71,7 @@ class Run:
     heredocs: tuple[Heredoc, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
+class Copy(msgspec.Struct, frozen=True):
     """``COPY`` and, with ``is_add``, ``ADD``. ``heredocs`` are sources, too: ``sources`` has their words."""
 
     sources: tuple[str, ...]
@@ -97,85 +89,73 @@ class Copy:
     heredocs: tuple[Heredoc, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Cmd:
+class Cmd(msgspec.Struct, frozen=True):
     """``CMD``."""
 
     command: Command
 
 
-@dataclass(frozen=True, slots=True)
-class Entrypoint:
+class Entrypoint(msgspec.Struct, frozen=True):
     """``ENTRYPOINT``."""
 
     command: Command
 
 
-@dataclass(frozen=True, slots=True)
-class Shell:
+class Shell(msgspec.Struct, frozen=True):
     """``SHELL``."""
 
     words: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(msgspec.Struct, frozen=True):
     """``USER``."""
 
     user: str
 
 
-@dataclass(frozen=True, slots=True)
-class Workdir:
+class Workdir(msgspec.Struct, frozen=True):
     """``WORKDIR``."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Expose:
+class Expose(msgspec.Struct, frozen=True):
     """``EXPOSE``."""
 
     ports: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Volume:
+class Volume(msgspec.Struct, frozen=True):
     """``VOLUME``."""
 
     paths: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class StopSignal:
+class StopSignal(msgspec.Struct, frozen=True):
     """``STOPSIGNAL``."""
 
     signal: str
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(msgspec.Struct, frozen=True):
     """``HEALTHCHECK``."""
 
     check: Healthcheck
 
 
-@dataclass(frozen=True, slots=True)
-class OnBuild:
+class OnBuild(msgspec.Struct, frozen=True):
     """``ONBUILD``: the trigger's text, here-documents included."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Maintainer:
+class Maintainer(msgspec.Struct, frozen=True):
     """``MAINTAINER``."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unset:
+class Unset(msgspec.Struct, frozen=True):
     """``UNSET``: ``kind`` is the instruction whose work is undone, ``names`` what of it (empty for those that set one
     thing)."""
 
@@ -205,16 +185,14 @@ Value = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Instruction:
+class Instruction(msgspec.Struct, frozen=True):
     """One instruction and where it stands."""
 
     line: Line
     value: Value
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(msgspec.Struct, frozen=True):
     """``FROM`` and what follows it; ``index`` from 0."""
 
     index: int
@@ -228,8 +206,7 @@ class Stage:
         return self.base.name or f"stage-{self.index}"
 
 
-@dataclass(frozen=True, slots=True)
-class Dockerfile:
+class Dockerfile(msgspec.Struct, frozen=True):
     """A whole file. ``args``: the ARG instructions before the first FROM; ``raw`` the physical lines."""
 
     name: str

@@ -5,7 +5,6 @@ Source: Dockerfile reference, "Environment replacement"; POSIX shell "Parameter 
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -19,8 +18,7 @@ _SPECIAL = frozenset("@*#?-$!0")
 _BLANKS = re.compile(r"\s+")
 
 
-@dataclass(frozen=True, slots=True)
-class Expansion:
+class Expansion(msgspec.Struct, frozen=True):
     """A text after expansion: whole, and split into words at blanks outside quotes (those that come out of unquoted
     variables count). ``used``: variables it named; ``unset``: those of them that have no value and no default."""
 
@@ -84,12 +82,11 @@ def quote_word(text: str) -> str:
     return '"' + "".join("\\" + char if char in '"\\$' else char for char in text) + '"'
 
 
-@dataclass(slots=True)
-class _Words:
+class _Words(msgspec.Struct):
     """Collects words while a text is expanded."""
 
-    done: list[str] = field(default_factory=list)
-    parts: list[str] = field(default_factory=list)
+    done: list[str] = msgspec.field(default_factory=list)
+    parts: list[str] = msgspec.field(default_factory=list)
 
     def add(self, text: str) -> None:
         """Text outside quotes: blanks end the word."""

@@ -1,7 +1,6 @@
 """Whether two images are the same, and if not, in what: for ``--verify``."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
@@ -18,8 +17,7 @@ MOST = 20
 """Files that are named."""
 
 
-@dataclass(frozen=True, slots=True)
-class FieldDifference:
+class FieldDifference(msgspec.Struct, frozen=True):
     """A field of the configuration, e.g. ``config.Env``, and what each image says, as JSON; empty: nothing."""
 
     name: str
@@ -27,8 +25,7 @@ class FieldDifference:
     second: str
 
 
-@dataclass(frozen=True, slots=True)
-class LayerDifference:
+class LayerDifference(msgspec.Struct, frozen=True):
     """A layer by its place from the bottom, and what each image has there; empty: nothing."""
 
     index: int
@@ -36,8 +33,7 @@ class LayerDifference:
     second: str
 
 
-@dataclass(frozen=True, slots=True)
-class FileDifference:
+class FileDifference(msgspec.Struct, frozen=True):
     """A file that differs; ``what``: ``only in the first``, ``only in the second``, or which of kind, mode, owner,
     size, content, link, device, attributes and time."""
 
@@ -45,8 +41,7 @@ class FileDifference:
     what: str
 
 
-@dataclass(frozen=True, slots=True)
-class Differences:
+class Differences(msgspec.Struct, frozen=True):
     """Nothing in it: the images are the same but for the times that did not count. ``more``: files that differ beyond
     those that are named."""
 
@@ -61,9 +56,8 @@ class Differences:
         return not (self.fields or self.layers)
 
 
-@dataclass(slots=True)
-class _Files:
-    named: list[FileDifference] = field(default_factory=list)
+class _Files(msgspec.Struct):
+    named: list[FileDifference] = msgspec.field(default_factory=list)
     more: bool = False
 
 

@@ -4,10 +4,10 @@ import hashlib
 import uuid
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import zstandard
 
 from cais.errors import Corrupt
@@ -23,8 +23,7 @@ _GZIP_WINDOW = 31
 _CHUNK = 256 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class Conversion:
+class Conversion(msgspec.Struct, frozen=True):
     """``codec``: gzip, zstd, none; ``level``: None for the engine's own; ``epoch``: seconds, later times become it."""
 
     codec: str
@@ -32,8 +31,7 @@ class Conversion:
     epoch: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ConvertedLayer:
+class ConvertedLayer(msgspec.Struct, frozen=True):
     """A blob without a name yet: it lies at ``path`` in the content store's folder and is to be renamed to ``digest``
     once that is leased. ``size`` is bytes."""
 

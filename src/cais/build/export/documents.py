@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -50,16 +49,14 @@ DIGEST, CONFIG_DIGEST = "containerimage.digest", "containerimage.config.digest"
 DESCRIPTOR, NAME = "containerimage.descriptor", "image.name"
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedLayer:
+class FinishedLayer(msgspec.Struct, frozen=True):
     """A layer as it goes out."""
 
     diff_id: Digest
     blob: Descriptor
 
 
-@dataclass(frozen=True, slots=True)
-class ImagePart:
+class ImagePart(msgspec.Struct, frozen=True):
     """One platform of the image. ``manifest``: it is there already, and stays as it is."""
 
     result: Result
@@ -67,15 +64,14 @@ class ImagePart:
     manifest: Descriptor | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Documents:
+class Documents(msgspec.Struct, frozen=True):
     """``blobs`` in an order in which nothing is named before it is there; ``target``: what names stand for; ``config``
     of an image without an index."""
 
     blobs: Sequence[Blob]
     target: Descriptor
     config: Digest | None = None
-    manifests: Mapping[str, Descriptor] = field(default_factory=dict)
+    manifests: Mapping[str, Descriptor] = msgspec.field(default_factory=dict)
 
     def response(self, names: Sequence[str]) -> dict[str, str]:
         """What BuildKit tells of an image, by its keys."""

@@ -10,12 +10,11 @@ import shutil
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, aclosing
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, cast
 
-import msgspec
+from msgspec.structs import replace
 
 from cais.build.attest.statement import Blob, Subject, format_statement
 from cais.build.copying import ChunkReader
@@ -128,7 +127,7 @@ async def _push(name: str, target: Descriptor, options: ImageOptions, tools: Too
             tools.tell(event)
             if isinstance(event.result, Pushed) and event.result.digest != target.digest:
                 made = {"digest": event.result.digest, "size": event.result.size}
-                target = msgspec.structs.replace(target, **made)
+                target = replace(target, **made)
     return target
 
 

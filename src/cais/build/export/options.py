@@ -6,8 +6,9 @@ docs/annotations.md.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from difflib import get_close_matches
+
+import msgspec
 
 from cais.build.request import Option
 from cais.errors import Invalid, Unsupported
@@ -60,12 +61,11 @@ def parse_bool(text: str, name: str, *, empty: bool = True) -> bool:
     return text in _TRUE
 
 
-@dataclass(frozen=True, slots=True)
-class Annotations:
+class Annotations(msgspec.Struct, frozen=True):
     """What is written into documents, by kind (``manifest``, ``manifest-descriptor``, ``index``, ``index-descriptor``)
     and platform (as ``format_platform`` writes it; empty: all)."""
 
-    values: Mapping[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
+    values: Mapping[tuple[str, str], Mapping[str, str]] = msgspec.field(default_factory=dict)
 
     def of(self, kind: str, platform: Platform | None = None) -> dict[str, str]:
         """Those of one kind for one platform."""
@@ -97,8 +97,7 @@ def is_annotation(name: str) -> bool:
     return name.startswith(("annotation.", "annotation-", "annotation["))
 
 
-@dataclass(frozen=True, slots=True)
-class ImageOptions:
+class ImageOptions(msgspec.Struct, frozen=True):
     """For types that make an image. ``names`` are canonical; ``codec`` (gzip, zstd, none) and ``level`` of layers that
     are not the base's (empty, None: as they are), ``force``: of all layers; ``docker_types``: Docker's media types in
     place of OCI's; ``artifact``: attestations as OCI artifacts; ``epoch_ns``: the time that everything gets at most."""
@@ -160,8 +159,7 @@ def parse_image_options(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class TreeOptions:
+class TreeOptions(msgspec.Struct, frozen=True):
     """For types that make files. ``split``: one folder for each platform (None: if there are several); ``prefix`` of
     the names of attestations; ``dest``: the folder on this machine."""
 

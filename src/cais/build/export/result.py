@@ -1,8 +1,9 @@
 """What a build hands to its exporters, and what they hand on: results, and the receiving end."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from cais.build.cache import Layer
 from cais.build.share.blobs import BlobSink
@@ -19,8 +20,7 @@ Lowers = Callable[[Sequence[Layer], Lease], Awaitable[tuple[str, ...]]]
 """The folders of these layers, top first, unpacked if they were not."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attestation:
+class Attestation(msgspec.Struct, frozen=True):
     """Something to be said about a result: a JSON ``predicate`` of a type that its URI names. ``file``: its name where
     results are files; ``inline``: only where results are images."""
 
@@ -30,8 +30,7 @@ class Attestation:
     inline: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """One platform's files and configuration. The first ``base_layers`` layers and ``base_steps`` entries of the
     history are the base image's, which no option changes. ``unchanged``: it is that image and nothing else.
     ``extra``: more fields for the configuration's JSON."""
@@ -43,7 +42,7 @@ class Result:
     base_steps: int = 0
     unchanged: Image | None = None
     attestations: Sequence[Attestation] = ()
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 class StreamWriter(Protocol):
@@ -92,8 +91,7 @@ def _nobody(_: PushEvent) -> None:
     return
 
 
-@dataclass(frozen=True, slots=True)
-class Tools:
+class Tools(msgspec.Struct, frozen=True):
     """What exporters work with. ``lease`` is the build's; ``epoch_ns``: the time that everything gets; ``credentials``
     by a registry's domain; ``tell``: how far a push is; ``names``: those of the request, canonical, for outputs without
     any."""

@@ -3,8 +3,8 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from msgspec.structs import replace
 
 from cais.build.tree import ROOT, LayersTree, MemoryTree, Node, Tree, join, show
@@ -16,8 +16,7 @@ GATHER = 1 << 20
 """Bytes of one piece of a tar: headers of small files are not sent one by one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """One platform's files, below the folder ``prefix`` (one name, or empty: the root). ``title`` for messages."""
 
     prefix: bytes

@@ -2,9 +2,10 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
+
+import msgspec
 
 from cais.build.fetch.download import basic
 from cais.build.fetch.sources import host_of, scheme_of, show_url, split_credentials
@@ -17,8 +18,7 @@ TOKEN = "GIT_AUTH_TOKEN"
 AGENT = "default"
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(msgspec.Struct, frozen=True):
     """How to speak to one remote. ``url`` is without secrets; ``settings`` is git's configuration; ``secrets``: what no
     message may hold."""
 
@@ -33,8 +33,7 @@ class Way:
         return text
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(msgspec.Struct, frozen=True):
     """``main``: the remote that a build has named. The general token is for it alone, not for what its submodules name;
     one that is meant for a host (``GIT_AUTH_TOKEN.host``) is for all of it."""
 

@@ -4,9 +4,10 @@ import asyncio
 import os
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from cais.build.cache import Usage
 from cais.build.context import Index, Item
@@ -59,15 +60,14 @@ class Fetcher:
         return sum(self.downloads.store.forget(id) + self.repositories.forget(id) for id in ids)
 
 
-@dataclass(slots=True)
-class Fetching:
+class Fetching(msgspec.Struct):
     """One build's. ``folder`` is the build's own. Each thing is asked for once, however often it is named."""
 
     fetcher: Fetcher
     request: BuildRequest
     folder: Path
-    _found: dict[tuple[object, ...], "Files | CaisError"] = field(default_factory=dict)
-    _locks: dict[tuple[object, ...], asyncio.Lock] = field(default_factory=dict)
+    _found: dict[tuple[object, ...], "Files | CaisError"] = msgspec.field(default_factory=dict)
+    _locks: dict[tuple[object, ...], asyncio.Lock] = msgspec.field(default_factory=dict)
 
     async def look(self, act: CopyAct) -> dict[str, Files]:
         """Of an ADD the sources that are no paths, by their texts; ``check_act`` has passed it.

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from cais.build.context import Index
 
 
-@dataclass(slots=True, eq=False)
-class Files:
+class Files(msgspec.Struct, eq=False):
     """``key`` says what they are; or they are ``known`` already, and have keys by what is taken of them. ``path``: the
     one file of the tree that is meant, empty: all of it; ``unpack``: an archive is to be unpacked."""
 
@@ -18,7 +18,7 @@ class Files:
     unpack: bool = False
     known: Index | None = None
     _loaded: Index | None = None
-    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _lock: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
 
     async def load(self) -> Index:
         """The tree, fetched once. Raises what fetching raises."""

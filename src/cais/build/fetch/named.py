@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from cais.build.context import Context, Index
 from cais.build.fetch.fetcher import Fetching
@@ -21,8 +22,7 @@ Special = Callable[[str, str, Platform | None], Awaitable[Image | Files]]
 """Gives what only a door knows of: called with the kind (``oci-layout``, ``target``, ``input``) and the rest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(msgspec.Struct, frozen=True):
     """An image, by its name in a registry or here; ``scratch`` is nothing."""
 
     text: str
@@ -31,16 +31,15 @@ class Reference:
 Meaning = Reference | Image | Files
 
 
-@dataclass(slots=True)
-class NamedContexts:
+class NamedContexts(msgspec.Struct):
     """One build's. ``inputs`` gives the folders of the client; ``special`` what is neither a folder, nor an image, nor
     to be fetched."""
 
     fetching: Fetching
     inputs: Inputs | None = None
     special: Special | None = None
-    _files: dict[str, Files] = field(default_factory=dict)
-    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _files: dict[str, Files] = msgspec.field(default_factory=dict)
+    _lock: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
 
     async def find(self, name: str, platform: Platform | None) -> Meaning:
         """What the context ``name`` of the request is. Raises Invalid, Unsupported, NotFound, and what fetching

@@ -1,8 +1,9 @@
 """Contexts that the engine fetches itself: a repository, a tar behind a URL, or just a Dockerfile there."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from cais.build.context import Context, Index, index_context
 from cais.build.copying import is_archive

@@ -6,8 +6,10 @@ remote build contexts ("URL queries").
 
 import posixpath
 import re
-from dataclasses import dataclass, replace
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit, urlunsplit
+
+import msgspec
+from msgspec.structs import replace
 
 from cais.errors import Invalid
 
@@ -26,8 +28,7 @@ UNNAMED = "__unnamed__"
 """The name of a file whose URL has none, as BuildKit calls it."""
 
 
-@dataclass(frozen=True, slots=True)
-class UrlSource:
+class UrlSource(msgspec.Struct, frozen=True):
     """A file that a server has; ``url`` is http or https, without a fragment."""
 
     url: str
@@ -43,8 +44,7 @@ class UrlSource:
         return show_url(self.url)
 
 
-@dataclass(frozen=True, slots=True)
-class GitSource:
+class GitSource(msgspec.Struct, frozen=True):
     """A commit of a repository. ``remote`` is what git is given, credentials included; ``ref`` a branch, a tag, a
     commit, or empty for the default branch; ``checksum`` the beginning of the commit that it must be; ``subdir`` what
     of it is wanted, without dots; None: nothing was said."""

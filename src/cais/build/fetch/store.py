@@ -11,7 +11,6 @@ import os
 import re
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -40,8 +39,7 @@ class Fetched(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return bool(self.etag or self.last_modified)
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(msgspec.Struct, frozen=True):
     """A file in the store, and what is known of it."""
 
     facts: Fetched

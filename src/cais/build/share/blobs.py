@@ -6,7 +6,6 @@ import os
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Protocol
@@ -26,8 +25,7 @@ _CHUNK = 1 << 20
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 
-@dataclass(frozen=True, slots=True)
-class FoundManifest:
+class FoundManifest(msgspec.Struct, frozen=True):
     """The bytes of a manifest or index, and its type if the place says so."""
 
     media_type: str

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -39,8 +38,7 @@ _IMAGE_CONFIGS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Receiving:
+class Receiving(msgspec.Struct, frozen=True):
     """What imports work with. ``folder`` is the build's own, on the file system of the cache mounts; it and ``lease``
     live as long as the build."""
 
@@ -50,17 +48,16 @@ class Receiving:
     lease: Lease
 
 
-@dataclass(slots=True)
-class Imported:
+class Imported(msgspec.Struct):
     """The caches that one build imports; made by ``open_imports``. ``warnings``: what people should know of them."""
 
     receiving: Receiving
-    warnings: list[str] = field(default_factory=list)
-    _caches: list[tuple[SharedCache, BlobSource]] = field(default_factory=list)
-    _sources: dict[Digest, BlobSource] = field(default_factory=dict)
-    _used: dict[Digest, dict[str, CacheRecord]] = field(default_factory=dict)
-    _running: "dict[Digest, asyncio.Task[None]]" = field(default_factory=dict)
-    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    warnings: list[str] = msgspec.field(default_factory=list)
+    _caches: list[tuple[SharedCache, BlobSource]] = msgspec.field(default_factory=list)
+    _sources: dict[Digest, BlobSource] = msgspec.field(default_factory=dict)
+    _used: dict[Digest, dict[str, CacheRecord]] = msgspec.field(default_factory=dict)
+    _running: "dict[Digest, asyncio.Task[None]]" = msgspec.field(default_factory=dict)
+    _slots: asyncio.Semaphore = msgspec.field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     def add(self, cache: SharedCache, source: BlobSource) -> None:
         """One more; earlier ones go first."""

@@ -5,10 +5,11 @@ Source: BuildKit's docs "Cache storage backends" (registry, inline, local). ``mo
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from cais.build.export.options import parse_bool, parse_compression
 from cais.build.request import Option
@@ -46,8 +47,7 @@ _TO = frozenset(
 _FROM = frozenset({"ref", "src", "tag", "digest", "registry.insecure", "name"})
 
 
-@dataclass(frozen=True, slots=True)
-class CacheTo:
+class CacheTo(msgspec.Struct, frozen=True):
     """One ``--cache-to``. ``type``: registry, inline, local. ``all_steps``: mode=max; ``mounts``: names of cache mounts
     to take along, None: all that the build uses; ``tolerant``: a failure is only told of."""
 
@@ -63,8 +63,7 @@ class CacheTo:
     mounts: tuple[str, ...] | None = ()
 
 
-@dataclass(frozen=True, slots=True)
-class CacheFrom:
+class CacheFrom(msgspec.Struct, frozen=True):
     """One ``--cache-from``. ``type``: registry, local. ``digest``: that manifest, whatever the tag says."""
 
     type: str
@@ -152,8 +151,7 @@ class Places(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class EnginePlaces:
+class EnginePlaces(msgspec.Struct, frozen=True):
     """Registries, and folders of the engine's own machine."""
 
     remotes: Remotes

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +43,10 @@ MANIFEST_KEY = "cache.manifest"
 Find = Callable[[str], CacheRecord | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(msgspec.Struct, frozen=True):
     """What came of it: an answer for the client, and what people should know."""
 
-    response: Mapping[str, str] = field(default_factory=dict)
+    response: Mapping[str, str] = msgspec.field(default_factory=dict)
     warnings: Sequence[str] = ()
 
 
@@ -101,8 +99,7 @@ def make_inline(records: Mapping[str, CacheRecord], layers: Sequence[Layer]) -> 
     return {INLINE: msgspec.json.decode(data)}
 
 
-@dataclass(frozen=True, slots=True)
-class Travel:
+class Travel(msgspec.Struct, frozen=True):
     """What caches travel with: where they go, the engine's own records and cache mounts, and the exporters' tools."""
 
     places: Places

@@ -19,7 +19,6 @@ the diff_id is compared when they are unpacked.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -60,12 +59,11 @@ class _Shared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     mounts: tuple[_Mount, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class SharedCache:
+class SharedCache(msgspec.Struct, frozen=True):
     """What a cache holds: records by key, and the folders of cache mounts by name."""
 
-    records: Mapping[str, CacheRecord] = field(default_factory=dict)
-    mounts: Mapping[str, Layer] = field(default_factory=dict)
+    records: Mapping[str, CacheRecord] = msgspec.field(default_factory=dict)
+    mounts: Mapping[str, Layer] = msgspec.field(default_factory=dict)
 
 
 def list_layers(cache: SharedCache) -> list[Layer]:
