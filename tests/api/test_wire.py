@@ -1,12 +1,12 @@
 """Records as Docker's JSON: texts for people, ports, states, images' history."""
 
-from dataclasses import replace as replaced
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from msgspec.structs import replace
+from msgspec.structs import replace as replaced
 
 from cais.api.wire.base import format_time
 from cais.api.wire.containers import inspect_reply, legacy_config, summary_reply

@@ -1,9 +1,10 @@
 """AppArmor profiles and SELinux labels: what is asked for, what is given, what is refused."""
 
 import asyncio
-import dataclasses
 from pathlib import Path
 
+import msgspec
+import msgspec.structs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ from cais.spec.container import ContainerConfig, ExecConfig, HostConfig
 from harness.engines import MACHINE, Engine
 
 PLAIN = Machine()
-ARMED = dataclasses.replace(MACHINE, no_apparmor="", no_selinux="")
+ARMED = msgspec.structs.replace(MACHINE, no_apparmor="", no_selinux="")
 NO_SUCH = "this kernel has no apparmor"
 
 

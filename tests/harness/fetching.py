@@ -1,7 +1,8 @@
 """Builds of one engine that fetch, without the rest of it."""
 
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from cais.build.context import Context, Index
 from cais.build.dockerfile.evaluate import CopyAct

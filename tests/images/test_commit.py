@@ -1,13 +1,14 @@
 """Committing: the configuration by Docker's rules, the layer by overlayfs's, and nothing half-made."""
 
+import dataclasses
 import json
 import os
 import stat
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from cais.errors import Conflict, Invalid, NotFound
 from cais.images.commit import CommitRequest, make_defaults, parse_target
@@ -136,7 +137,7 @@ async def test_layers_of_dockers_types(store: Any, archives: Any, tmp_path: Path
     lowers = await store.images.root_lowers(base)
     change(tmp_path)
     asked = request_of()
-    source = replace(asked.source, lowers=lowers)
+    source = dataclasses.replace(asked.source, lowers=lowers)
     image = await store.images.commit(replace(asked, base=base.id, source=source))
     assert {layer.media_type for layer in image.manifest.layers} == {
         "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -158,7 +159,7 @@ async def test_the_platform_is_the_one_the_container_stands_on(
     change(tmp_path)
     asked = request_of()
     made = await store.images.commit(
-        replace(asked, base=image.id, source=replace(asked.source, lowers=lowers))
+        replace(asked, base=image.id, source=dataclasses.replace(asked.source, lowers=lowers))
     )
     assert made.config.architecture == "arm64"
 

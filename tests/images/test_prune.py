@@ -1,9 +1,9 @@
 """What pruning takes and frees, as decisions about data."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from cais.images.prune import freed_size, order_for_removal, plan_prune
 from cais.images.sizes import Share, shared_sizes, split, total_size

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from cais.errors import AlreadyExists, Conflict, Corrupt, NotFound, Unsupported
 from cais.spec.digest import digest_bytes

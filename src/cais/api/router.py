@@ -1,8 +1,8 @@
 """The table of routes: from method and path to the function that answers, in two dictionary look-ups."""
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 
+import msgspec
 from aiohttp import web
 
 from cais.api.call import Call
@@ -11,8 +11,7 @@ from cais.errors import NotFound
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """``pattern`` is literal (``/containers/json``) or has one ``*`` for a name, which may contain slashes:
     ``/images/*/json``, ``/volumes/*``."""
 

@@ -1,6 +1,6 @@
 """What the routes are given: the engine's services and the facts about the machine."""
 
-from dataclasses import dataclass
+import msgspec
 
 from cais.api.buildkit.door import BuildkitDoor
 from cais.build.builder import Builder
@@ -16,8 +16,7 @@ from cais.store.snapshots.base import Snapshots
 from cais.volumes.local import Volumes
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True):
     """What ``info`` and ``version`` say of the machine; found once, at start. ``missing``: limits that the
     control groups here cannot keep (``Cgroups.missing``)."""
 
@@ -38,8 +37,7 @@ class Facts:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
+class Services(msgspec.Struct, frozen=True):
     """Everything a route may use."""
 
     config: Config

@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from cais.containers.fleet import Fleet, Live
 from cais.containers.lifecycle import Lifecycle
@@ -23,8 +24,7 @@ STUB_FOLDERS = frozenset(("dev", "proc", "sys"))
 """Targets of the mounts that every container has: made by the engine, and by nobody's wish part of an image."""
 
 
-@dataclass(frozen=True, slots=True)
-class CommitWish:
+class CommitWish(msgspec.Struct, frozen=True):
     """What a client asks for. ``config``: in place of the container's own; ``changes``: Dockerfile instructions."""
 
     repo: str = ""

@@ -3,9 +3,10 @@
 import asyncio
 import socket
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from cais.config import Config
 from cais.containers import top
@@ -44,8 +45,7 @@ from cais.store.snapshots.tree import measure
 from cais.volumes.local import Volumes
 
 
-@dataclass(frozen=True, slots=True)
-class Container:
+class Container(msgspec.Struct, frozen=True):
     """One container as inspect shows it. ``etc_directory`` holds hosts, hostname and resolv.conf (another container's
     when the network is shared); ``size_rw`` and ``size_root`` bytes, ``None`` unless asked for."""
 

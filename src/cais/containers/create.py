@@ -4,9 +4,9 @@ import asyncio
 import os
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
+import msgspec
 from msgspec.structs import replace
 
 from cais.containers import adapt, labels, machine, mountspec, options, ports, runspec
@@ -23,8 +23,7 @@ from cais.spec.runtimespec import RootMount
 from cais.volumes.local import check_volume
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(msgspec.Struct, frozen=True):
     """One create request, as far as it could be checked alone."""
 
     name: str

@@ -3,9 +3,9 @@
 import asyncio
 import secrets
 import socket
-from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 from msgspec.structs import replace
 
 from cais.containers import runspec
@@ -21,8 +21,7 @@ KEEP = 300.0
 """Seconds an ended exec can be inspected; dockerd's is 5 to 10 minutes."""
 
 
-@dataclass(slots=True)
-class Exec:
+class Exec(msgspec.Struct):
     """One exec. ``exit_code`` is ``None`` until it has ended."""
 
     id: str
@@ -32,7 +31,7 @@ class Exec:
     running: bool = False
     started: bool = False
     exit_code: int | None = None
-    over: asyncio.Event = field(default_factory=asyncio.Event)
+    over: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     """Set with the exit code."""
 
     @property

@@ -9,7 +9,8 @@ import os
 import stat
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+import msgspec
 
 from cais.errors import Conflict, Unavailable
 from cais.linux.mounts import make_overlay
@@ -62,14 +63,13 @@ def walk_tar(root: int) -> Iterator[bytes]:
     return _Walk(root).run()
 
 
-@dataclass(slots=True)
-class _Level:
+class _Level(msgspec.Struct):
     """One folder on the way down: what is left in it, and what it is, to find the way back up."""
 
     path: str
     names: Iterator[str]
     identity: tuple[int, int]
-    undone: list[str] = field(default_factory=list)
+    undone: list[str] = msgspec.field(default_factory=list)
 
 
 class _Walk:

@@ -1,7 +1,8 @@
 """Checks of resource limits, in Docker's words, before anything is made (pure)."""
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from cais.errors import Invalid, Unsupported
 from cais.spec.container import Resources, Ulimit
@@ -14,8 +15,7 @@ RLIMITS = frozenset(
 DEVICE_RULE = re.compile(r"([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(msgspec.Struct, frozen=True):
     """What limits can be kept here. ``capabilities`` is what the engine itself has; ``cpus`` and ``mems`` are what
     may be asked for; ``swap``: memory plus swap can be limited."""
 

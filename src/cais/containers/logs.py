@@ -9,7 +9,6 @@ import re
 import struct
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,8 +31,7 @@ _FRAME = struct.Struct(">BxxxI")
 _STREAMS = {b"stdout": 1, b"stderr": 2}
 
 
-@dataclass(frozen=True, slots=True)
-class LogsWanted:
+class LogsWanted(msgspec.Struct, frozen=True):
     """What to read. Times in nanoseconds since the epoch, 0 for no bound; ``tail`` the last so many entries, -1 all;
     ``raw`` without the frames of the multiplexed stream (a terminal's log)."""
 
@@ -48,8 +46,7 @@ class LogsWanted:
     raw: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """Consecutive entries of one stream and time. ``pieces``: one item per entry when they must be told apart, else
     all text in one."""
 

@@ -2,7 +2,8 @@
 
 import ipaddress
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from cais.containers.options import split_extra_host
 
@@ -18,8 +19,7 @@ ff02::2\tip6-allrouters
 """
 
 
-@dataclass(frozen=True, slots=True)
-class DnsWishes:
+class DnsWishes(msgspec.Struct, frozen=True):
     """``--dns``, ``--dns-search``, ``--dns-option``; empty takes the host's. A search list of ``.`` means none."""
 
     servers: Sequence[str] = ()

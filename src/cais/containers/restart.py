@@ -1,6 +1,6 @@
 """When a container that has ended is started again, and after how long (pure)."""
 
-from dataclasses import dataclass
+import msgspec
 
 from cais.spec.container import RestartPolicy
 
@@ -10,8 +10,7 @@ STEADY = 10.0
 """Seconds; a container that ran so long starts over with the first delay. All three are Docker's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True):
     """How it ended. ``ran`` seconds; ``stopped``: somebody asked for it."""
 
     code: int

@@ -2,7 +2,8 @@
 
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from cais.config import Config
 from cais.containers import capabilities
@@ -106,16 +107,14 @@ _ALLOWED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class HostDevice:
+class HostDevice(msgspec.Struct, frozen=True):
     """A device of the host as stat(2) found it, under the path it gets inside; ``access`` of ``rwm``."""
 
     device: Device
     access: str = "rwm"
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(msgspec.Struct, frozen=True):
     """What the specification needs to know beside the record. ``directory`` is the container's folder (etc files);
     ``pids``: id → host pid of the running containers whose namespaces it shares; ``devices``: what ``--device`` (or
     privilege) shows it."""
@@ -123,7 +122,7 @@ class Surroundings:
     config: Config
     machine: Machine
     directory: str
-    pids: Mapping[str, int] = field(default_factory=dict)
+    pids: Mapping[str, int] = msgspec.field(default_factory=dict)
     devices: tuple[HostDevice, ...] = ()
 
 

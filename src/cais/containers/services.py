@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from cais.config import Config
 from cais.containers.labels import Profiles
@@ -59,8 +60,7 @@ class Networks(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Rooms:
+class Rooms(msgspec.Struct, frozen=True):
     """Everything containers work with."""
 
     config: Config

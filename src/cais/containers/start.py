@@ -4,9 +4,9 @@ import asyncio
 import os
 import time
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from msgspec.structs import replace
 
 from cais.containers import labels, machine, ports, runspec, sources
@@ -24,8 +24,7 @@ from cais.spec.container import EndpointSettings
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(msgspec.Struct, frozen=True):
     """Containers whose namespaces are shared: id → host pid, and the folder whose etc files hold."""
 
     pids: dict[str, int]

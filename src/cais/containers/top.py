@@ -4,8 +4,9 @@ import os
 import pwd
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from cais.errors import Invalid
 
@@ -13,8 +14,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-@dataclass(frozen=True, slots=True)
-class Proc:
+class Proc(msgspec.Struct, frozen=True):
     """What /proc says of one process (proc(5)). ``start`` seconds since the epoch, ``cpu`` seconds, ``vsize`` and
     ``rss`` bytes."""
 
@@ -40,8 +40,7 @@ class Proc:
     processor: int
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(msgspec.Struct, frozen=True):
     """What is the same for all processes: seconds since the epoch, bytes of memory."""
 
     now: float

@@ -3,15 +3,15 @@ Debian from."""
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 _LINE = re.compile(r"deb\s+(?:\[(?P<options>[^\]]*)\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)\s*(?P<components>.*)")
 # What Debian itself publishes beside a release under its name: updates, fixes.
 _COMPANIONS = ("", "-updates", "-security")
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """One repository and suite; ``signed_by`` the path of a keyring, or empty."""
 
     uri: str

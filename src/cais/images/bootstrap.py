@@ -7,8 +7,9 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from cais.errors import Invalid, Unavailable, Unsupported
 from cais.images.aptsources import Source, choose_sources, parse_sources
@@ -26,8 +27,7 @@ _KEPT = ("PATH", "HOME", "LANG", "http_proxy", "https_proxy", "no_proxy", "SOURC
 _STATIC = ("/bin/busybox", "/usr/bin/busybox")
 
 
-@dataclass(frozen=True, slots=True)
-class BaseImage:
+class BaseImage(msgspec.Struct, frozen=True):
     """What to make: ``names`` short references, ``command`` what a container starts by default."""
 
     kind: str

@@ -5,8 +5,9 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from cais.config import Budget
 from cais.errors import CaisError
@@ -29,8 +30,7 @@ _TRIGGERS = frozenset(("pull", "load", "import", "commit", "tag"))
 InUse = Callable[[Digest], Sequence[str]]
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """What a budget knows of one image. ``places``: bytes by place on disk; times in nanoseconds since the epoch;
     ``kept``: in use, the parent of another image, or labelled."""
 
@@ -41,8 +41,7 @@ class Candidate:
     kept: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """One image that goes, and why."""
 
     id: Digest
@@ -50,8 +49,7 @@ class Verdict:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(msgspec.Struct, frozen=True):
     """What a run removed, or would: images with their reasons, bytes that came free, bytes that all images took
     before."""
 

@@ -5,9 +5,9 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
 
 import msgspec
+from msgspec.structs import replace
 
 from cais.errors import CaisError, Corrupt, Invalid, NotFound
 from cais.events import Bus, Event
@@ -28,8 +28,7 @@ NAMELESS = "@"
 _HEX = frozenset("0123456789abcdef")
 
 
-@dataclass(frozen=True, slots=True)
-class Victim:
+class Victim(msgspec.Struct, frozen=True):
     """What must be known of an image to remove it; of one whose blobs are damaged ``diff_ids`` are empty."""
 
     id: Digest

@@ -4,8 +4,10 @@ import asyncio
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
 
 from cais.errors import CaisError, Corrupt, NotFound
 from cais.images.catalog import NAMELESS, Catalog
@@ -24,8 +26,7 @@ _ROUNDS = 8
 """What was mended may show more to mend: indexes, their manifests, configurations and layers; then what is loose."""
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
+class Damage(msgspec.Struct, frozen=True):
     """One thing that is wrong. ``kind`` is blob, layer or left-over; ``names``: the images, as people write them,
     that need it; ``repair``: what was done about it, empty if nothing was asked for."""
 
@@ -36,8 +37,7 @@ class Damage:
     repair: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True):
     """A container and the folders of layers that it stands on."""
 
     name: str

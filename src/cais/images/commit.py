@@ -4,8 +4,8 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 
+import msgspec
 from msgspec.structs import replace
 
 from cais.errors import CaisError, Invalid, NotFound
@@ -57,8 +57,7 @@ def _nothing() -> None:
     return
 
 
-@dataclass(frozen=True, slots=True)
-class CommitRequest:
+class CommitRequest(msgspec.Struct, frozen=True):
     """What to make of a container. ``base``: the id of its image; ``source``: what it changed; ``defaults``: the new
     image's; ``names`` are canonical; ``created_by`` is the command that ran; ``check`` raises if the container has gone
     meanwhile, when what was read of it may be half of it."""
@@ -70,7 +69,7 @@ class CommitRequest:
     author: str = ""
     comment: str = ""
     created_by: str = ""
-    check: Callable[[], None] = field(default=_nothing)
+    check: Callable[[], None] = msgspec.field(default=_nothing)
 
 
 def parse_target(repo: str, tag: str) -> tuple[str, ...]:
@@ -127,8 +126,7 @@ def _merge_health(made: Healthcheck | None, own: Healthcheck | None) -> Healthch
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Committer:
+class Committer(msgspec.Struct, frozen=True):
     """Makes images of containers. ``codec``: what new layers are compressed with: gzip, zstd, none."""
 
     content: Content

@@ -1,6 +1,6 @@
 """What a name resolves to: an image as a value."""
 
-from dataclasses import dataclass
+import msgspec
 
 from cais.spec.descriptor import Descriptor, Manifest
 from cais.spec.digest import Digest
@@ -8,8 +8,7 @@ from cais.spec.image import ImageConfig
 from cais.spec.platform import Platform
 
 
-@dataclass(frozen=True, slots=True)
-class PlatformImage:
+class PlatformImage(msgspec.Struct, frozen=True):
     """One platform's manifest of an image. ``config`` is None when its blob is not here; ``is_complete`` says
     that all of its blobs are."""
 
@@ -25,8 +24,7 @@ class PlatformImage:
         return not self.manifest.artifact_type and self.platform.os not in ("", "unknown")
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(msgspec.Struct, frozen=True):
     """One image on this machine, seen from one platform (the host's, unless another was asked for).
 
     ``id`` is the digest of the manifest or index, Docker 29's meaning. ``names`` are canonical references
@@ -69,22 +67,19 @@ class Image:
         return not self.names
 
 
-@dataclass(frozen=True, slots=True)
-class Untagged:
+class Untagged(msgspec.Struct, frozen=True):
     """A removed name, in its short form."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Deleted:
+class Deleted(msgspec.Struct, frozen=True):
     """A removed image or layer."""
 
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryEntry:
+class HistoryEntry(msgspec.Struct, frozen=True):
     """One line of ``history``: ``size`` bytes the layer takes unpacked; ``id`` is empty for all but the
     newest."""
 
@@ -96,8 +91,7 @@ class HistoryEntry:
     comment: str
 
 
-@dataclass(frozen=True, slots=True)
-class LoadEvent:
+class LoadEvent(msgspec.Struct, frozen=True):
     """Progress of a load or import. Either ``text`` (a line for people, e.g. ``Loaded image: a:latest``),
     or a
     ``status`` about the layer ``id`` with ``current`` of ``total`` bytes (0: unknown)."""
@@ -109,8 +103,7 @@ class LoadEvent:
     total: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class PullEvent:
+class PullEvent(msgspec.Struct, frozen=True):
     """Progress of a pull, in Docker's words: ``status`` about ``id`` (a tag, or the short form of a layer's digest),
     with ``current`` of ``total`` bytes (0: unknown). ``is_layer``: it replaces what was said of this layer before."""
 
@@ -121,8 +114,7 @@ class PullEvent:
     is_layer: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Pushed:
+class Pushed(msgspec.Struct, frozen=True):
     """What a tag stands for in the registry now; ``size`` is the manifest's or index's own, in bytes."""
 
     tag: str
@@ -130,16 +122,14 @@ class Pushed:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class PushedInstead:
+class PushedInstead(msgspec.Struct, frozen=True):
     """Not all of the ``index`` was here, so one ``manifest`` of it was pushed."""
 
     index: Descriptor
     manifest: Descriptor
 
 
-@dataclass(frozen=True, slots=True)
-class PushEvent:
+class PushEvent(msgspec.Struct, frozen=True):
     """Progress of a push, in Docker's words, as in ``PullEvent``; ``result`` is for programs."""
 
     status: str = ""

@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+
+import msgspec
 
 from cais.errors import Invalid
 from cais.images.changes import apply_changes
@@ -25,16 +26,15 @@ from cais.store.content import Content, Writer
 from cais.store.gc import Lease
 
 
-@dataclass(frozen=True, slots=True)
-class ImportOptions:
+class ImportOptions(msgspec.Struct, frozen=True):
     """What the new image is to be. ``names`` are canonical; ``message`` its history comment;
     ``created_ns``
     nanoseconds since the epoch, 0 for now."""
 
     names: tuple[str, ...] = ()
     message: str = ""
-    defaults: ContainerDefaults = field(default_factory=ContainerDefaults)
-    platform: Platform = field(default_factory=Platform)
+    defaults: ContainerDefaults = msgspec.field(default_factory=ContainerDefaults)
+    platform: Platform = msgspec.field(default_factory=Platform)
     created_ns: int = 0
 
 

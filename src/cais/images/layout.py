@@ -2,7 +2,6 @@
 
 import posixpath
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -30,8 +29,7 @@ from cais.spec.reference import is_tag, parse_reference
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
-@dataclass(frozen=True, slots=True)
-class FoundImage:
+class FoundImage(msgspec.Struct, frozen=True):
     """One image of an archive: its manifest or index, the document itself if we had to write it, and the
     canonical names (with tag) that the archive gives it."""
 

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Self
+
+import msgspec
 
 from cais.errors import Invalid, NotFound
 from cais.images.catalog import Catalog
@@ -49,8 +50,7 @@ class EarlyUnpack:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Loader:
+class Loader(msgspec.Struct, frozen=True):
     """Loads one archive at a time from a stream; several loads may run side by side."""
 
     content: Content

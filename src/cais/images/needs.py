@@ -1,7 +1,8 @@
 """What the names of images need in the store: which blobs, of which size, under which names."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+
+import msgspec
 
 from cais.errors import CaisError
 from cais.images.tree import DOCUMENT_LIMIT, MAX_DEPTH, is_foreign
@@ -12,21 +13,19 @@ from cais.spec.platform import Platform, choose_platform
 from cais.store.content import Content
 
 
-@dataclass(slots=True)
-class Need:
+class Need(msgspec.Struct):
     """One blob that must be here. ``names``: canonical names of the images that need it."""
 
     descriptor: Descriptor
     is_document: bool
-    names: set[str] = field(default_factory=set)
+    names: set[str] = msgspec.field(default_factory=set)
 
 
-@dataclass(slots=True)
-class Needs:
+class Needs(msgspec.Struct):
     """``blobs`` by digest; ``layers``: blob by diff_id, of every configuration that can be read."""
 
-    blobs: dict[Digest, Need] = field(default_factory=dict)
-    layers: dict[Digest, Digest] = field(default_factory=dict)
+    blobs: dict[Digest, Need] = msgspec.field(default_factory=dict)
+    layers: dict[Digest, Digest] = msgspec.field(default_factory=dict)
 
     def add(self, descriptor: Descriptor, names: Iterable[str], *, is_document: bool) -> None:
         """One more that needs it."""

@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
 from itertools import zip_longest
+
+import msgspec
 
 from cais.errors import CaisError, Corrupt, Invalid, NotFound, Unsupported
 from cais.images.catalog import Catalog
@@ -45,8 +46,7 @@ _TICK = 0.1
 _REFERENCE_TYPE = "vnd.docker.reference.type"
 
 
-@dataclass(frozen=True, slots=True)
-class PullRequest:
+class PullRequest(msgspec.Struct, frozen=True):
     """What to pull, for which platform (None: the host's), as whom. ``all_platforms``: everything else that the index
     names is fetched too, and kept as it is."""
 

@@ -4,9 +4,11 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from cais.errors import Corrupt, Invalid, NotFound
 from cais.images.catalog import Catalog
@@ -32,8 +34,7 @@ _MAX_SCOPES = 8
 """Repositories to mount from that a token is asked for; each makes the request longer."""
 
 
-@dataclass(frozen=True, slots=True)
-class PushRequest:
+class PushRequest(msgspec.Struct, frozen=True):
     """What to push: one tag, or without one every tag of the repository. ``platform``: only this part of an index.
     ``compression`` of layers that are plain here: gzip, zstd, none, or empty for the engine's."""
 
@@ -43,8 +44,7 @@ class PushRequest:
     compression: str = ""
 
 
-@dataclass(slots=True)
-class BlobPush:
+class BlobPush(msgspec.Struct):
     """One blob on its way; ``status`` in Docker's words, ``current`` of ``total`` bytes. ``id``: as people see it."""
 
     blob: Descriptor
@@ -258,8 +258,7 @@ class Pusher:
             yield PushEvent(result=PushedInstead(plan.instead_of, top))
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
+class _Work(msgspec.Struct, frozen=True):
     """What the blobs of one push share."""
 
     uploads: Uploads

@@ -1,10 +1,10 @@
 """What a push has to send: which manifests, which blobs, and what they become when plain layers are compressed."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from cais.errors import Conflict, Corrupt, Invalid, NotFound
 from cais.images.tree import DOCUMENT_LIMIT, MAX_DEPTH, MAX_MANIFESTS
@@ -48,16 +48,14 @@ _PACKED = {
 _MAGIC = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(msgspec.Struct, frozen=True):
     """A manifest or index, and its bytes."""
 
     descriptor: Descriptor
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class PushPlan:
+class PushPlan(msgspec.Struct, frozen=True):
     """``documents``: what is named before what names it, so the last one is the target. ``instead_of``: the index that
     is not all here, so that a part of it goes."""
 
@@ -73,8 +71,7 @@ class PushPlan:
         return self.documents[-1]
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(msgspec.Struct, frozen=True):
     """One manifest of an index. ``missing``: the first blob of it that is not here, empty for none."""
 
     descriptor: Descriptor

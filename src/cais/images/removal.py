@@ -1,22 +1,20 @@
 """Docker's rules for removing an image, as a decision about data."""
 
-from dataclasses import dataclass
+import msgspec
 
 from cais.errors import Conflict
 from cais.spec.digest import Digest
 from cais.spec.reference import Reference, parse_reference
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(msgspec.Struct, frozen=True):
     """A container that was made from the image."""
 
     container: str
     running: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
+class Situation(msgspec.Struct, frozen=True):
     """What stands in the way. ``names`` are canonical references, by tag or by digest, without the
     nameless one."""
 
@@ -26,8 +24,7 @@ class Situation:
     has_children: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Removal:
+class Removal(msgspec.Struct, frozen=True):
     """What is to be done: forget ``names``, then delete the image, or else keep it, nameless if need be."""
 
     names: tuple[str, ...]

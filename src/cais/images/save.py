@@ -3,7 +3,6 @@
 import asyncio
 import tarfile
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -17,8 +16,7 @@ CHUNK = 1 << 20
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(msgspec.Struct, frozen=True):
     """An image to save under ``names`` (canonical; none: by its ID only). ``alone``: the chosen platform without the
     index that it is from, so that the archive is whole with nothing but that."""
 

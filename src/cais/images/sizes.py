@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from cais.images.image import Image, PlatformImage
 from cais.spec.digest import Digest, chain_ids
@@ -11,8 +12,7 @@ Layers = Mapping[Digest, int]
 """Bytes by diff_id."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlatformSize:
+class PlatformSize(msgspec.Struct, frozen=True):
     """One platform of an image: bytes of its blobs that are here, and of its unpacked layers."""
 
     image: PlatformImage
@@ -56,8 +56,7 @@ def places_of(image: Image, forms: Iterable[Digest] = ()) -> frozenset[str]:
     return frozenset(places)
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(msgspec.Struct, frozen=True):
     """One image's part of the disk, in bytes: what only it needs, and what other images need too."""
 
     unique: int

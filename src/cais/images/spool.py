@@ -5,10 +5,11 @@ import posixpath
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import msgspec
 
 from cais.errors import Corrupt, Invalid
 from cais.images.image import LoadEvent
@@ -27,8 +28,7 @@ _LINK_DEPTH = 16
 _BLOB = re.compile(r"(?:.+/)?blobs/(sha256|sha512)/([0-9a-f]+)")
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(msgspec.Struct, frozen=True):
     """A file of the archive that is in the content store."""
 
     digest: Digest
@@ -42,8 +42,7 @@ class Blob:
         return _is_tar(self.head)
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(msgspec.Struct, frozen=True):
     """A layer of ``size`` bytes that is here or on its way; what is here of it lies at ``path``. ``digest`` is its
     diff_id: that of a plain tar is its own."""
 
@@ -52,13 +51,12 @@ class Arrival:
     size: int
 
 
-@dataclass(slots=True)
-class Files:
+class Files(msgspec.Struct):
     """All that an archive held: name → bytes, name → blob, name → name."""
 
-    small: dict[str, bytes] = field(default_factory=dict)
-    blobs: dict[str, Blob] = field(default_factory=dict)
-    links: dict[str, str] = field(default_factory=dict)
+    small: dict[str, bytes] = msgspec.field(default_factory=dict)
+    blobs: dict[str, Blob] = msgspec.field(default_factory=dict)
+    links: dict[str, str] = msgspec.field(default_factory=dict)
 
     def real_name(self, name: str) -> str:
         """``name`` after following links between entries. Raises Invalid for loops and absent targets."""

@@ -1,7 +1,8 @@
 """Splitting a tar archive into its entries while its bytes arrive, in pieces of any size."""
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from cais.errors import Corrupt, Invalid
 
@@ -13,8 +14,7 @@ _FILES = frozenset(b"\x0007")
 _META = frozenset(b"LKxg")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One member. ``kind``: file, hardlink, symlink, folder or other; ``target`` is that of a link, as
     written."""
 

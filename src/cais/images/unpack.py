@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from cais.errors import NotFound
 from cais.images.arriving import unpack_arriving
@@ -17,16 +18,14 @@ from cais.store.layers.layers import Layers, ensure_layers, unpack_layer
 from cais.store.workers import Workers
 
 
-@dataclass(slots=True)
-class _Shared:
+class _Shared(msgspec.Struct):
     """One layer that is being unpacked, and how many wait for it."""
 
     task: "asyncio.Future[None]"
     waiters: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Unpacker:
+class Unpacker(msgspec.Struct, frozen=True):
     """``root`` is the engine's root folder, for the workers to find the stores in. One for each engine: two that want
     one layer wait for the same worker."""
 
@@ -34,7 +33,7 @@ class Unpacker:
     layers: Layers
     workers: Workers
     root: Path
-    _running: "dict[Digest, _Shared]" = field(default_factory=dict)
+    _running: "dict[Digest, _Shared]" = msgspec.field(default_factory=dict)
 
     async def unpack(self, images: Sequence[PlatformImage], lease: Lease) -> AsyncIterator[LoadEvent]:
         """Have every layer of ``images`` ready to mount; yields each layer as it is done.

@@ -6,11 +6,11 @@ import random
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
 
 import aiohttp
+import msgspec
 
 from cais.errors import CaisError, Corrupt, Invalid, NotFound, Unavailable
 from cais.remotes.auth import ANONYMOUS, Credentials
@@ -33,8 +33,7 @@ _ENOUGH = 1 << 20
 _RANGE = re.compile(r"bytes (\d+)-\d*/(?:\d+|\*)")
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
+class Patience(msgspec.Struct, frozen=True):
     """How often and how long to try again: ``attempts`` without progress, ``first`` seconds of waiting, doubled each
     time; a server that wants us to wait more than ``longest`` seconds is not waited for."""
 
@@ -51,8 +50,7 @@ class Patience:
         return max(error.after or 0.0, backoff)
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(msgspec.Struct, frozen=True):
     """The bytes of a manifest, index or configuration; ``media_type`` is what the server said, if it is one of ours."""
 
     digest: Digest
@@ -60,8 +58,7 @@ class Document:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Remotes:
+class Remotes(msgspec.Struct, frozen=True):
     """All registries, by the rules of this engine."""
 
     hosts: Hosts

@@ -1,6 +1,6 @@
 """What a name stands for in its registry, without pulling it."""
 
-from dataclasses import dataclass
+import msgspec
 
 from cais.remotes.auth import ANONYMOUS, Credentials
 from cais.remotes.client import Remotes
@@ -10,8 +10,7 @@ from cais.spec.platform import Platform
 from cais.spec.reference import Reference
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteImage:
+class RemoteImage(msgspec.Struct, frozen=True):
     """The manifest or index of a name, as it is and described, and the platforms it has."""
 
     data: bytes

@@ -5,15 +5,15 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+
+import msgspec
 
 _PIECE_SECONDS = 0.5
 _SMALLEST, _LARGEST = 1 << 20, 4 << 20
 """Bytes of a piece: a request costs a round trip, and what is behind the front waits in memory and dies with us."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lanes:
+class Lanes(msgspec.Struct, frozen=True):
     """At most ``count`` connections for a blob of which ``large`` bytes or more are still to come, opened when all
     blobs of a pull together come with less than ``slow`` bytes a second for ``look`` seconds."""
 

@@ -1,7 +1,6 @@
 """What images a registry offers: Docker Hub's search, or the names in a registry's catalogue."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
@@ -46,8 +45,7 @@ class _Tags(msgspec.Struct, frozen=True):
     tags: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(msgspec.Struct, frozen=True):
     """What to look for. ``domain`` is the registry, ``text`` what names or descriptions have."""
 
     domain: str

@@ -6,9 +6,9 @@ import os
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import aiohttp
+import msgspec
 from yarl import URL
 
 from cais.errors import Denied, Unavailable
@@ -27,15 +27,14 @@ _FIELD_LIMIT = 64 << 10
 _BUFFER = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True):
     """One request: ``path`` from the server's ``/v2/`` on, or with a slash before it from its root. ``is_pinned``: what
     comes is known by its digest, so it may be fetched from wherever the server says. ``url``: where a server has told
     us to go (``find_location``), in the place of ``path``. ``body``: ``size`` bytes, opened anew for each attempt."""
 
     method: str
     path: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     is_pinned: bool = False
     url: URL | None = None
     body: Callable[[], bytes | AsyncIterable[bytes]] | None = None

@@ -6,13 +6,13 @@ import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import quote
 
 import aiohttp
+import msgspec
 from yarl import URL
 
 from cais.errors import CaisError, Corrupt, NotFound, Unauthenticated, Unavailable
@@ -39,8 +39,7 @@ _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,18})")
 _BINARY = "application/octet-stream"
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(msgspec.Struct, frozen=True):
     """What is to be there: ``size`` bytes in the file ``path``."""
 
     digest: Digest
@@ -296,8 +295,7 @@ class Uploads:
         raise refusal if response.status >= 400 else Unavailable(str(refusal))
 
 
-@dataclass(slots=True)
-class _Upload:
+class _Upload(msgspec.Struct):
     """An upload that the registry has begun: where it goes on, and how many bytes are there."""
 
     location: URL

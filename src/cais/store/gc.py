@@ -5,7 +5,8 @@ import re
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+
+import msgspec
 
 from cais.errors import CaisError
 from cais.spec.descriptor import Index, Manifest, parse_manifest
@@ -73,8 +74,7 @@ def mentioned(data: bytes) -> set[Digest]:
     return {parse_digest(f"sha256:{found.decode()}") for found in _MENTION.findall(data)}
 
 
-@dataclass(frozen=True, slots=True)
-class Marks:
+class Marks(msgspec.Struct, frozen=True):
     """What is needed: ``digests`` of blobs (and whatever else the roots were), ``stacks`` of diff_ids."""
 
     digests: frozenset[Digest]

@@ -3,8 +3,9 @@
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from cais.errors import AlreadyExists, Conflict, Corrupt, NotFound, Unsupported
 from cais.spec.digest import Digest, parse_digest
@@ -44,8 +45,7 @@ PLACES = 20_000
 """Rows of ``blob_places`` that are kept: the newest."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageName:
+class ImageName(msgspec.Struct, frozen=True):
     """One name and the manifest or index it stands for.
 
     ``name`` is a canonical reference, or ``@`` and the digest for an image that is kept without a name.
@@ -64,8 +64,7 @@ class ImageName:
     parent: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageForm:
+class ImageForm(msgspec.Struct, frozen=True):
     """``digest`` was made of ``image`` to push it, and is kept as long as the image is; ``repository`` (a full name,
     may be empty) has it in the image's place."""
 

@@ -4,7 +4,6 @@ Names: moby/buildkit frontend/dockerui/config.go and frontend/dockerfile/builder
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import msgspec
 from msgspec.structs import replace
@@ -21,8 +20,7 @@ GATEWAY = "gateway.v0"
 _OWN_FRONTENDS = ("docker/dockerfile", "docker.io/docker/dockerfile", "docker/dockerfile-upstream")
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """A build as asked for. ``context``: a URL or git reference instead of the client's folder; ``call``: not a build
     but a question about the Dockerfile (``outline``, ``targets``, ``lint``, ``subrequests.describe``)."""
 

@@ -5,7 +5,8 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+
+import msgspec
 
 from cais.api.buildkit.attrs import parse_options
 from cais.api.buildkit.historywire import BuildResult
@@ -42,8 +43,7 @@ _KEPT = 8
 """Jobs that are over and can still be followed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """A frontend's result here: by id, what another call may name. ``is_map``: clients see it by platform."""
 
     id: str
@@ -201,14 +201,13 @@ def _warning(event: VertexWarned) -> VertexWarning:
     )
 
 
-@dataclass(slots=True)
-class Jobs:
+class Jobs(msgspec.Struct):
     """All that run, by the reference that clients give them."""
 
-    _jobs: dict[str, Job] = field(default_factory=dict)
-    _over: "OrderedDict[str, Job]" = field(default_factory=OrderedDict)
+    _jobs: dict[str, Job] = msgspec.field(default_factory=dict)
+    _over: "OrderedDict[str, Job]" = msgspec.field(default_factory=OrderedDict)
     """The last ones that ended: a client's ``Status`` may come after its ``Solve`` is over."""
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _changed: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
     def open(self, request: SolveRequest) -> Job:
         """A new one."""

@@ -5,7 +5,8 @@ A client opens it with ``POST /session`` (or ``Control.Session``) and names it i
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from cais.errors import NotFound
 from cais.grpc.calls import Channel
@@ -14,8 +15,7 @@ WAIT_SECONDS = 5.0
 """How long a build waits for its session: both are opened at once."""
 
 
-@dataclass(slots=True)
-class Session:
+class Session(msgspec.Struct):
     """One client's. ``methods``: paths of what it offers, in lower case; ``shared_key``: the same for the same folder
     of the same client, over builds."""
 
@@ -24,7 +24,7 @@ class Session:
     shared_key: str
     methods: frozenset[str]
     channel: Channel
-    lost: asyncio.Event = field(default_factory=asyncio.Event)
+    lost: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
     def offers(self, path: str) -> bool:
         """Whether the client said that it has this method."""

@@ -4,8 +4,10 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+
+import msgspec
 
 from cais.api.buildkit.answers import answer_call
 from cais.api.buildkit.attrs import Asked, check_frontend, parse_attrs, parse_imports
@@ -154,8 +156,7 @@ class Solving:
         return await asyncio.to_thread(_read, lowers, path)
 
 
-@dataclass(frozen=True, slots=True)
-class Special:
+class Special(msgspec.Struct, frozen=True):
     """Named contexts that come over this door: results of other builds, and OCI layouts of the client."""
 
     solving: Solving
@@ -182,8 +183,7 @@ class Special:
         raise Unsupported(f"unsupported context source {kind!r}")
 
 
-@dataclass(frozen=True, slots=True)
-class Mixed:
+class Mixed(msgspec.Struct, frozen=True):
     """Inputs: files from one place, the Dockerfile and other contexts from another."""
 
     files: Inputs

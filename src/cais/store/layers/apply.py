@@ -1,9 +1,10 @@
 """One layer's tar becomes a folder that overlayfs can use as a lower layer."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, runtime_checkable
+
+import msgspec
 
 from cais.errors import Corrupt
 from cais.spec.digest import Digest
@@ -15,8 +16,7 @@ from cais.store.layers.tree import Tree
 from cais.store.layers.writer import LayerWriter
 
 
-@dataclass(frozen=True, slots=True)
-class AppliedLayer:
+class AppliedLayer(msgspec.Struct, frozen=True):
     """What was written. ``size`` is the bytes of all files, ``stream_size`` of the uncompressed tar. ``implied``:
     folders that no entry lists; ``assumed``: those that were implied only until a later entry; ``whiteouts``: folders
     with whiteouts in them (all as decoded paths, empty is the root); ``hides_all``: nothing of the layers below shows.

@@ -1,10 +1,9 @@
 """How much one layer may ask for before it is taken for a bomb."""
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Bounds on one layer. A breach is Invalid and names the entry.
 
     ``max_entries``: entries plus implied folders; ``max_bytes``: the uncompressed stream, in bytes;

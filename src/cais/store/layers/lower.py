@@ -4,7 +4,8 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+
+import msgspec
 
 OPAQUE = "trusted.overlay.opaque"
 OVERLAY_PREFIXES = ("trusted.overlay.", "user.overlay.")
@@ -13,8 +14,7 @@ WHITEOUT_DEVICE = os.makedev(0, 0)
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """One object of the merged view: the layer folder that shows it, and its path in there."""
 
     layer: str

@@ -3,12 +3,13 @@
 import hashlib
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Semaphore, Thread
 from typing import BinaryIO, cast
+
+import msgspec
 
 from cais.spec.digest import Digest
 from cais.store.layers.codec import CHUNK
@@ -21,8 +22,7 @@ _AHEAD = 4
 """Pieces that may wait for the compressor."""
 
 
-@dataclass(frozen=True, slots=True)
-class PackedLayer:
+class PackedLayer(msgspec.Struct, frozen=True):
     """A layer whose blob has no name yet: it lies at ``path`` in the content store's folder, ``size`` bytes long, and
     is to be renamed to ``digest`` once that is leased."""
 

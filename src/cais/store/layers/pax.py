@@ -3,8 +3,9 @@
 import binascii
 import re
 from base64 import b64decode
-from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
+
+import msgspec
 
 from cais.errors import Corrupt
 
@@ -13,8 +14,7 @@ _LIBARCHIVE = b"LIBARCHIVE.xattr."
 _TIME = re.compile(rb"(-?)(\d{1,19})(?:\.(\d*))?")
 
 
-@dataclass(slots=True)
-class PaxRecords:
+class PaxRecords(msgspec.Struct):
     """What one pax header says, as far as an image needs it; None or empty: it does not say."""
 
     path: bytes | None = None
@@ -23,7 +23,7 @@ class PaxRecords:
     uid: int | None = None
     gid: int | None = None
     mtime_ns: int | None = None
-    xattrs: dict[str, bytes] = field(default_factory=dict)
+    xattrs: dict[str, bytes] = msgspec.field(default_factory=dict)
     is_sparse: bool = False
     sparse_name: bytes | None = None
     sparse_size: int | None = None

@@ -2,8 +2,9 @@
 
 import hashlib
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from cais.errors import Corrupt
 from cais.spec.digest import Digest
@@ -11,8 +12,7 @@ from cais.store.layers.codec import CHUNK
 from cais.store.layers.compress import make_compressor
 
 
-@dataclass(frozen=True, slots=True)
-class CompressedBlob:
+class CompressedBlob(msgspec.Struct, frozen=True):
     """A blob without a name yet: it lies at ``path`` in the content store's folder and is to be renamed to ``digest``
     once that is leased. ``size`` is bytes."""
 
