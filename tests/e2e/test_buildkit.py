@@ -58,7 +58,7 @@ def names(told: list[StatusResponse]) -> dict[str, Any]:
 
 async def test_a_build_is_told_and_named(builder: BuildClient, client: docker.DockerClient) -> None:
     """Every step is a vertex with times; output belongs to its step; the image is there."""
-    answer, told = await builder.build({}, Option(type="moby", attrs={"name": "t/one"}))
+    answer, told = await builder.build({"no-cache": ""}, Option(type="moby", attrs={"name": "t/one"}))
     found = names(told)
     assert {"[1/3] FROM docker.io/library/busybox:latest", "[2/3] COPY a sub /x/"} <= found.keys()
     run = found["[3/3] RUN echo one; cat /x/a"]

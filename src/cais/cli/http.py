@@ -43,7 +43,8 @@ class Response:
     def __init__(self, connection: Connection, body: Body, fields: Any, status: int) -> None:
         self._connection = connection
         self._body = body
-        self._first = body.feed(connection.take_rest())
+        # Behind 101 come the bytes of another protocol: whoever takes the connection takes them, too.
+        self._first = [] if status == 101 else body.feed(connection.take_rest())
         self.fields = fields
         self.status = status
 
