@@ -45,6 +45,20 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class BuildBudget:
+    """What is kept of builds: no more than ``keep_bytes``, nothing that was not used for ``unused_for_ns``. Zeros: no
+    such limit."""
+
+    keep_bytes: int = 0
+    unused_for_ns: int = 0
+
+    @property
+    def is_set(self) -> bool:
+        """There is something to keep within."""
+        return bool(self.keep_bytes or self.unused_for_ns)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set. Paths are absolute; networks are CIDR texts."""
 
@@ -90,6 +104,7 @@ class Config:
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     budget: Budget = Budget()
+    build_budget: BuildBudget = BuildBudget()
     commit_compression: str = "gzip"
     """What the layers that commits make are compressed with: gzip, zstd, none."""
     push_compression: str = "gzip"

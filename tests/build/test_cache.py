@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cais.build.cache import BuildCache, CacheRecord, layer_of
+from cais.build.cache import BuildCache, CacheRecord, Usage, layer_of, parse_usage_filter
 from cais.build.journal import LIMIT, Journal
 from cais.build.request import StepOutput, StepRuns
+from cais.errors import Invalid
 
 LAYER = CacheRecord(
     created_ns=5,
@@ -89,3 +90,46 @@ async def test_a_journal_is_read_by_many_and_has_an_end() -> None:
     for _ in range(2):
         events = [event async for event in journal.follow()]
         assert len(events) == 3 and isinstance(events[2], StepOutput) and b"clipped" in events[2].data
+
+
+USAGES = [
+    Usage("aa", "regular", "RUN make", 5, 0, 0, 0, "pp"),
+    Usage("bb", "exec.cachemount", "cache mount", 5, 0, 0, 0, in_use=True),
+]
+
+
+@pytest.mark.parametrize(
+    ("texts", "want"),
+    [
+        ([], "aa bb"),
+        (["id==aa"], "aa"),
+        (["type==exec.cachemount"], "bb"),
+        (["type!=regular,inuse"], "bb"),
+        (["description~=MAKE"], "aa"),
+        (["parents==pp", "immutable"], "aa"),
+        (["mutable"], "bb"),
+        (["shared"], ""),
+        (["id=aa"], "aa"),
+    ],
+)
+def test_filters_choose(texts: list[str], want: str) -> None:
+    """All of them must hold."""
+    wanted = parse_usage_filter(texts)
+    assert " ".join(usage.id for usage in USAGES if wanted(usage)) == want
+
+
+@pytest.mark.parametrize("text", ["what==x", "id", "type<regular", "until==3h"])
+def test_filters_nobody_knows_are_refused(text: str) -> None:
+    """Else everything would go."""
+    with pytest.raises(Invalid, match="unsupported filter"):
+        parse_usage_filter([text])
+
+
+def test_only_what_is_wanted_goes(tmp_path: Path) -> None:
+    """The rest stays, however old."""
+    cache = BuildCache(tmp_path)
+    cache.put("k" * 30, LAYER)
+    cache.put("m" * 30, CacheRecord(created_ns=1, title="COPY"))
+    ids, freed = cache.prune(wanted=parse_usage_filter(["description~=run"]))
+    assert (ids, freed) == (["k" * 25], 100)
+    assert cache.find("k" * 30) is None and cache.find("m" * 30) is not None

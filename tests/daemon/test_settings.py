@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cais.config import Config, Registry
+from cais.config import BuildBudget, Config, Registry
 from cais.daemon.settings import load_config
 from cais.errors import Invalid
 
@@ -163,3 +163,22 @@ def test_wrong_registries(file: Path, text: str, message: str) -> None:
     """Refused before the engine starts, naming what is wrong."""
     with pytest.raises(Invalid, match=message):
         load_config(write(file, text))
+
+
+def test_what_builds_may_keep(file: Path) -> None:
+    """Docker's own form in the file, flags of ours; of several rules the strictest."""
+    text = """{"builder": {"gc": {"enabled": true, "defaultKeepStorage": "20GB", "policy": [
+        {"keepStorage": "10GB", "filter": ["unused-for=48h"]}, {"keepStorage": "50GB", "all": true}]}}}"""
+    config, _ = load_config(write(file, text))
+    assert config.build_budget == BuildBudget(10 << 30, 48 * 3600 * 10**9)
+    config, _ = load_config(
+        write(file, '{"builder": {"gc": {"enabled": false, "defaultKeepStorage": "1GB"}}}')
+    )
+    assert config.build_budget == BuildBudget()
+    flags = ["--builder-gc", "keep-bytes=1GB", "--builder-gc", "unused-for=30d"]
+    config, _ = load_config([*write(file, "{}"), *flags])
+    assert config.build_budget == BuildBudget(1 << 30, 30 * 86400 * 10**9)
+    with pytest.raises(Invalid, match="builder-gc"):
+        load_config([*write(file, "{}"), "--builder-gc", "what=1"])
+    with pytest.raises(Invalid, match="builder"):
+        load_config(write(file, '{"builder": {"gc": {"defaultKeepStorage": "lots"}}}'))

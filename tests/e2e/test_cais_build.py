@@ -455,3 +455,21 @@ def test_on_a_terminal_lines_move(shell: Shell, tmp_path: Path) -> None:
     assert b" => => # seen" in written and b"\x1b[2J" not in written
     last = written.rpartition(b"\x1b[J")[2]
     assert b"FINISHED" in last and b"[2/2] RUN printf" in last and b"# seen" not in last
+
+
+def test_what_builds_keep_stays_within_the_budget(
+    start_engine: Callable[..., contextlib.AbstractContextManager[LiveEngine]], tmp_path: Path
+) -> None:
+    """A moment after a build, without anybody asking."""
+    with start_engine("--builder-gc", "keep-bytes=1500000") as engine:
+        for number in range(4):
+            folder = tmp_path / f"context{number}"
+            folder.mkdir()
+            (folder / "data").write_bytes(os.urandom(1_000_000))
+            (folder / "Dockerfile").write_text("FROM scratch\nCOPY data /\n")
+            with contextlib.closing(engine.client()) as client:
+                client.images.build(path=str(folder), tag=f"t/{number}", rm=True)
+        records = engine.folder / "root/build/cache"
+        layers = [path for path in records.iterdir() if b"diff_id" in path.read_bytes()]
+        assert layers
+        wait_until(lambda: len([path for path in records.iterdir() if b"diff_id" in path.read_bytes()]) == 1)

@@ -1,7 +1,8 @@
 """Building images: the one door to this room."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 
 from cais.build.building import Build, Parts, Resolve
@@ -42,6 +43,9 @@ from cais.remotes.client import Remotes
 from cais.spec.platform import Platform
 from cais.spec.reference import parse_reference
 
+_SETTLE = 1.0
+"""Seconds between the end of a build and a look at what all of them have left."""
+
 
 class Builder:
     """All builds of an engine."""
@@ -63,6 +67,8 @@ class Builder:
         self.synced = SyncedStore(unpacker.root, unpacker.workers.warm)
         self.parts = Parts(images, workshop, cache, running, self.fetcher, remotes)
         self._builds: set[asyncio.Task[object]] = set()
+        self._budget = rooms.config.build_budget
+        self._keeping: asyncio.Task[None] | None = None
 
     def containers(self) -> set[str]:
         """Ids of the containers that run for builds right now; they are on no record."""
@@ -73,6 +79,9 @@ class Builder:
         for task in list(self._builds):
             task.cancel()
         await asyncio.gather(*self._builds, return_exceptions=True)
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
         await self._runner.close()
         await self._later.close()
         await self.fetcher.close()
@@ -82,21 +91,40 @@ class Builder:
         """What is kept of earlier builds: steps, cache mounts, and what was fetched."""
         return [*self.cache.usage(), *self.fetcher.usage()]
 
-    async def prune(self, *, unused_since_ns: int = 0, keep_bytes: int = 0) -> tuple[list[str], int]:
-        """Forget; the ids and the bytes. What layers nothing else needs goes at once."""
-        ids, freed = self.cache.prune(unused_since_ns=unused_since_ns, keep_bytes=keep_bytes)
+    async def prune(
+        self,
+        *,
+        unused_since_ns: int = 0,
+        keep_bytes: int = 0,
+        wanted: Callable[[Usage], bool] | None = None,
+    ) -> tuple[list[str], int]:
+        """Forget what was not used since then (0: all of it), down to ``keep_bytes``, and of it only what is
+        ``wanted``; the ids and the bytes. What layers nothing else needs goes at once."""
+        choose = wanted or (lambda usage: True)
+        ids, freed = self.cache.prune(unused_since_ns=unused_since_ns, keep_bytes=keep_bytes, wanted=choose)
         if not keep_bytes:
             old = [
                 usage.id
                 for usage in self.fetcher.usage()
-                if not unused_since_ns or usage.used_ns < unused_since_ns
+                if choose(usage) and (not unused_since_ns or usage.used_ns < unused_since_ns)
             ]
-            freed += self.fetcher.forget(old) + self.synced.prune(unused_since_ns)
+            freed += self.fetcher.forget(old)
             ids += old
+        if not keep_bytes and wanted is None:
+            freed += self.synced.prune(unused_since_ns)
             if not unused_since_ns:
                 self.folders.forget_all()
         await self.images.collect()
         return ids, freed
+
+    async def _keep_budget(self) -> None:
+        """What builds leave behind stays within what the configuration says."""
+        await asyncio.sleep(_SETTLE)
+        budget = self._budget
+        if budget.unused_for_ns:
+            await self.prune(unused_since_ns=time.time_ns() - budget.unused_for_ns)
+        if budget.keep_bytes:
+            await self.prune(keep_bytes=budget.keep_bytes)
 
     @asynccontextmanager
     async def open(self, request: BuildRequest) -> AsyncIterator[Build]:
@@ -111,6 +139,8 @@ class Builder:
         finally:
             if task is not None:
                 self._builds.discard(task)
+            if self._budget.is_set and (self._keeping is None or self._keeping.done()):
+                self._keeping = asyncio.create_task(self._keep_budget(), name="build cache budget")
 
     async def resolve(
         self, build: Build, name: str, platform: Platform | None, tell: "asyncio.Queue[PullEvent]"

@@ -11,9 +11,10 @@ takes the layer.
 
 import hashlib
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from cais.build.explain.store import NoteStore
-from cais.errors import CaisError
+from cais.errors import CaisError, Invalid
 from cais.spec.descriptor import Descriptor
 from cais.spec.digest import Digest, parse_digest
 from cais.store.snapshots.tree import measure
@@ -185,17 +186,23 @@ class BuildCache:
             record.parent[:25],
         )
 
-    def prune(self, *, unused_since_ns: int = 0, keep_bytes: int = 0) -> tuple[list[str], int]:
+    def prune(
+        self,
+        *,
+        unused_since_ns: int = 0,
+        keep_bytes: int = 0,
+        wanted: Callable[[Usage], bool] = lambda usage: True,
+    ) -> tuple[list[str], int]:
         """Forget what was not used since then (0: everything), the longest unused first, until no more than
-        ``keep_bytes`` are left; the ids, and the bytes that were named. What layers it held goes with the next
-        collection. Cache mounts in use stay."""
+        ``keep_bytes`` are left; the ids, and the bytes that were named. Only what is ``wanted``. What layers it held
+        goes with the next collection. Cache mounts in use stay."""
         usages = self.usage()
         total = sum(usage.size for usage in usages)
         gone, freed = [], 0
         for usage in reversed(usages):
             if keep_bytes and total - freed <= keep_bytes:
                 break
-            if usage.in_use or (unused_since_ns and usage.used_ns >= unused_since_ns):
+            if usage.in_use or (unused_since_ns and usage.used_ns >= unused_since_ns) or not wanted(usage):
                 continue
             if usage.kind == "regular":
                 self._forget_short(usage.id)
@@ -210,6 +217,49 @@ class BuildCache:
     def _forget_short(self, id: str) -> None:
         for key in [key for key in self._known if key.startswith(id)]:
             self.forget(key)
+
+
+def parse_usage_filter(texts: Sequence[str]) -> Callable[[Usage], bool]:
+    """Filters of one usage as BuildKit's clients write them, all of which must hold: ``id==…``, ``type!=…``,
+    ``description~=…`` (a part of the text), ``parents==…``, ``inuse``, ``shared``, ``private``, ``mutable``,
+    ``immutable``; several in one text with commas between. Raises Invalid for any other: nothing goes that nobody
+    meant."""
+    tests = [_parse_test(part) for text in texts for part in text.split(",") if part]
+    return lambda usage: all(test(usage) for test in tests)
+
+
+def _parse_test(text: str) -> Callable[[Usage], bool]:
+    flags: dict[str, Callable[[Usage], bool]] = {
+        "inuse": lambda usage: usage.in_use,
+        "shared": lambda usage: False,
+        "private": lambda usage: True,
+        "mutable": lambda usage: usage.kind == "exec.cachemount",
+        "immutable": lambda usage: usage.kind != "exec.cachemount",
+    }
+    if text in flags:
+        return flags[text]
+    found = _TEST.fullmatch(text)
+    if not found:
+        known = ", ".join((*_VALUES, *flags))
+        raise Invalid(f"unsupported filter {text!r}: this engine knows {known}")
+    value_of, want = _VALUES[found[1]], found[3]
+    if found[2] == "~=":
+        if len(want) > 200:
+            raise Invalid(f"unsupported filter {text[:50]!r}…: the pattern is too long")
+        return lambda usage: want.lower() in value_of(usage).lower()
+    if found[2] == "!=":
+        return lambda usage: value_of(usage) != want
+    return lambda usage: value_of(usage) == want
+
+
+_VALUES: dict[str, Callable[[Usage], str]] = {
+    "id": lambda usage: usage.id,
+    "type": lambda usage: usage.kind,
+    "description": lambda usage: usage.title,
+    "parent": lambda usage: usage.parent,
+    "parents": lambda usage: usage.parent,
+}
+_TEST = re.compile(r"(id|type|description|parents?)(==|=|!=|~=)(.*)", re.DOTALL)
 
 
 def layer_of(record: CacheRecord) -> Layer | None:

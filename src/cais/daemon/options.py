@@ -113,6 +113,7 @@ OPTIONS: tuple[Option, ...] = (
     _number("layer-max-files"),
     Option("registry", "registries", values.parse_registry, dict[str, values.RegistryValue], many=True),
     Option("gc", "gc", values.parse_gc, values.GcValue, many=True),
+    Option("builder-gc", "builder", values.parse_builder_gc, values.BuilderValue, many=True),
     Option("commit-compression", "commit-compression", values.parse_codec, str),
     Option("push-compression", "push-compression", values.parse_compression, str),
     # Understood, for they change nothing that this engine promises.

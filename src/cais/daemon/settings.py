@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from cais.config import DEFAULT_ROOT, DEFAULT_RUN, Budget, Config, Registry, TlsFiles
+from cais.config import DEFAULT_ROOT, DEFAULT_RUN, Budget, BuildBudget, Config, Registry, TlsFiles
 from cais.daemon.configfile import merge, read_file
 from cais.daemon.options import OPTIONS, Values, parse_arguments
-from cais.daemon.values import GcValue, Pool, RegistryValue, Ulimit, parse_age_ns, parse_size
+from cais.daemon.values import BuilderValue, GcValue, Pool, RegistryValue, Ulimit, parse_age_ns, parse_size
 from cais.errors import Invalid
 from cais.remotes.hosts import check_domain, check_mirror
 
@@ -100,6 +100,28 @@ def _budget(value: GcValue | dict[str, str]) -> Budget:
         raise Invalid(f"invalid value for gc: {error}") from error
 
 
+def _build_budget(value: BuilderValue | dict[str, str]) -> BuildBudget:
+    """Flags of our own, or what dockerd's file says: of several rules the strictest."""
+    try:
+        if isinstance(value, dict):
+            return BuildBudget(
+                parse_size(value.get("keep-bytes", "0")), parse_age_ns(value.get("unused-for", ""))
+            )
+        gc = value.gc
+        if not gc.enabled:
+            return BuildBudget()
+        sizes = [gc.default_keep_storage, gc.default_reserved_space, gc.default_max_used_space]
+        ages = []
+        for rule in gc.policy:
+            sizes += [rule.keep_storage, rule.reserved_space, rule.max_used_space]
+            texts = rule.filter if isinstance(rule.filter, list) else []
+            ages += [text.removeprefix("unused-for=") for text in texts if text.startswith("unused-for=")]
+        found = [size for size in (parse_size(str(text)) for text in sizes) if size > 0]
+        return BuildBudget(min(found, default=0), min(map(parse_age_ns, ages), default=0))
+    except (ValueError, msgspec.ValidationError) as error:
+        raise Invalid(f"invalid value for builder: {error}") from error
+
+
 def _seccomp(text: str) -> str:
     return "" if text in ("builtin", "default") else text
 
@@ -137,6 +159,7 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "max-concurrent-uploads": ("max_concurrent_uploads", int),
     "registries": ("registries", _registries),
     "gc": ("budget", _budget),
+    "builder": ("build_budget", _build_budget),
     "commit-compression": ("commit_compression", str),
     "push-compression": ("push_compression", str),
     "group": ("group", str),

@@ -92,6 +92,44 @@ class GcValue(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_
     grace: str = "5m"
 
 
+class BuilderGcPolicy(msgspec.Struct, frozen=True, rename="camel"):
+    """One rule of Docker's ``builder.gc.policy``: sizes as texts or bytes, ``unused-for=`` among the filters."""
+
+    keep_storage: int | str = 0
+    reserved_space: int | str = 0
+    max_used_space: int | str = 0
+    filter: list[str] | dict[str, dict[str, bool]] = []
+    all: bool = False
+
+
+class BuilderGc(msgspec.Struct, frozen=True, rename="camel"):
+    """Docker's ``builder.gc``."""
+
+    enabled: bool = True
+    default_keep_storage: int | str = 0
+    default_reserved_space: int | str = 0
+    default_max_used_space: int | str = 0
+    policy: list[BuilderGcPolicy] = []
+
+
+class BuilderValue(msgspec.Struct, frozen=True):
+    """Docker's ``builder``."""
+
+    gc: BuilderGc = BuilderGc()
+    entitlements: dict[str, bool] = {}
+
+
+BUILDER_GC = ("keep-bytes", "unused-for")
+
+
+def parse_builder_gc(text: str) -> tuple[str, str]:
+    """One ``key=value`` of ``--builder-gc``."""
+    key, equals, value = text.partition("=")
+    if not equals or key not in BUILDER_GC:
+        raise ValueError(f"invalid builder-gc setting {text}: want keep-bytes= or unused-for=")
+    return key, value
+
+
 def parse_gc(text: str) -> tuple[str, str]:
     """One ``key=value`` of ``gc``."""
     key, equals, value = text.partition("=")

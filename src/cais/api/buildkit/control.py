@@ -27,7 +27,7 @@ from cais.api.buildkit.messages import (
 )
 from cais.api.buildkit.sessions import Sessions
 from cais.api.buildkit.solving import Solving
-from cais.build.cache import Usage
+from cais.build.cache import Usage, parse_usage_filter
 from cais.grpc.calls import Call, Handler
 from cais.grpc.status import Code, Status
 from cais.spec.platform import Platform
@@ -150,8 +150,9 @@ class Control:
 
     async def disk_usage(self, call: Call) -> None:
         """The cache's records."""
-        await call.receive_as(DiskUsageRequest)
-        usages = self._solving.builder.usage()
+        request = await call.receive_as(DiskUsageRequest)
+        wanted = parse_usage_filter(request.filter)
+        usages = [usage for usage in self._solving.builder.usage() if wanted(usage)]
         await call.send(DiskUsageResponse(record=tuple(map(_usage, usages))))
 
     async def prune(self, call: Call) -> None:
@@ -161,7 +162,8 @@ class Control:
         before = {usage.id: usage for usage in builder.usage()}
         since = time.time_ns() - request.keep_duration if request.keep_duration > 0 else 0
         keep = max(request.reserved_space, request.max_used_space, 0)
-        ids, _ = await builder.prune(unused_since_ns=since, keep_bytes=keep)
+        wanted = parse_usage_filter(request.filter) if request.filter else None
+        ids, _ = await builder.prune(unused_since_ns=since, keep_bytes=keep, wanted=wanted)
         for id in ids:
             if id in before:
                 await call.send(_usage(before[id]))

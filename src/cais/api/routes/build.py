@@ -15,6 +15,7 @@ from cais.api.replies import cancelled_when_gone, json_reply, stream_json
 from cais.api.router import Route
 from cais.api.services import Services
 from cais.api.wire.build import Teller, build_error_line, finding_reply
+from cais.build.cache import parse_usage_filter
 from cais.build.request import BuildRequest
 from cais.errors import Invalid, Unsupported
 from cais.images.changes import parse_duration_ns
@@ -79,7 +80,14 @@ class BuildRoutes:
         unused: list[str] = [*filters.get("until", ()), *filters.get("unused-for", ())]
         since = time.time_ns() - parse_duration_ns(unused[0]) if unused else 0
         keep = call.number("keep-storage") or call.number("reserved-space") or 0
-        ids, freed = await self._builder.prune(unused_since_ns=since, keep_bytes=max(keep, 0))
+        tests = [
+            f"{name}=={value}"
+            for name in ("id", "parent", "type", "description")
+            for value in filters.get(name, ())
+        ]
+        tests += ["inuse"] if filters.get("inuse") else []
+        wanted = parse_usage_filter(tests) if tests else None
+        ids, freed = await self._builder.prune(unused_since_ns=since, keep_bytes=max(keep, 0), wanted=wanted)
         return json_reply({"CachesDeleted": ids or None, "SpaceReclaimed": freed})
 
 
