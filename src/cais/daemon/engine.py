@@ -79,9 +79,6 @@ async def _build(config: Config, stack: AsyncExitStack) -> Services:
     stack.push_async_callback(workers.close)
     trash = Trash(root / "trash")
     snapshots = open_snapshots(root, trash)
-    remotes = Remotes(
-        Hosts(config.registry_mirrors, config.insecure_registries, registries=config.registries)
-    )
     # Row 3: networks, volumes, the keeper.
     networks = Networks(config)
     await networks.start()
@@ -91,19 +88,7 @@ async def _build(config: Config, stack: AsyncExitStack) -> Services:
     await driver.open()
     stack.push_async_callback(driver.close)
     # Row 4 and 5: images, containers.
-    images = Images(
-        content,
-        layers,
-        metadata,
-        workers,
-        bus,
-        root=root,
-        remotes=remotes,
-        downloads=config.max_concurrent_downloads,
-        uploads=config.max_concurrent_uploads,
-        commit_compression=config.commit_compression,
-        push_compression=config.push_compression,
-    )
+    images = _make_images(config, content, layers, metadata, workers, bus)
     stack.push_async_callback(images.close)
     cache = BuildCache(root)
     images.keep_also(cache.digests)
@@ -118,7 +103,7 @@ async def _build(config: Config, stack: AsyncExitStack) -> Services:
     rooms = Rooms(
         config, machine, metadata, snapshots, images, networks, volumes, driver, bus, filters, Profiles()
     )
-    builder = Builder(rooms, images, images.unpacker, cache, remotes)
+    builder = Builder(rooms, images, images.unpacker, cache, images.remotes)
     stack.push_async_callback(builder.close)
     door = BuildkitDoor(builder, root, _worker_labels(machine.hostname))
     stack.push_async_callback(door.close)
@@ -143,6 +128,25 @@ async def _build(config: Config, stack: AsyncExitStack) -> Services:
         budgeter=budgeter,
         builder=builder,
         buildkit=door,
+    )
+
+
+def _make_images(
+    config: Config, content: Content, layers: Layers, metadata: Metadata, workers: Workers, bus: Bus
+) -> Images:
+    hosts = Hosts(config.registry_mirrors, config.insecure_registries, registries=config.registries)
+    return Images(
+        content,
+        layers,
+        metadata,
+        workers,
+        bus,
+        root=config.root,
+        remotes=Remotes(hosts),
+        downloads=config.max_concurrent_downloads,
+        uploads=config.max_concurrent_uploads,
+        commit_compression=config.commit_compression,
+        push_compression=config.push_compression,
     )
 
 
