@@ -189,6 +189,18 @@ def test_archives_stay_below_where_they_are_unpacked(
     check_clean(engine)
 
 
+def test_a_hard_link_of_an_archive_may_mean_a_file_of_the_stage(
+    engine: LiveEngine, client: docker.DockerClient
+) -> None:
+    """It becomes a copy; one that leads nowhere is named."""
+    text = "FROM busybox\nRUN mkdir /x && echo here > /x/a\nADD a.tar /x/\n"
+    body = make_context(text, ("a.tar", "file", make_tar(("h", "hard", "a"))))
+    assert not post_build(engine, body, t="linked").error
+    assert say(client, "cat /x/h", "linked") == "here"
+    body = make_context(text, ("a.tar", "file", make_tar(("h", "hard", "nothing"))))
+    assert "the hard link /x/h leads nowhere: /x/nothing" in post_build(engine, body, t="linked").error
+
+
 # Dockerfiles
 
 

@@ -66,6 +66,8 @@ class Answer:
     def error(self) -> str:
         """Why it failed; empty if it did not."""
         last = self.lines[-1] if self.lines else {}
+        if "error" in last:
+            return str(last["error"]) or "an error without a word"
         return str(last.get("error") or (last.get("message") if self.status >= 400 else "") or "")
 
     @property

@@ -285,6 +285,7 @@ class Copying(msgspec.Struct):
 
     def _unpacked(self, source: Tree, path: bytes, goal: bytes) -> Iterator[bytes]:
         """An archive's members, below ``goal``. Raises Corrupt, Invalid."""
+        seen: set[bytes] = set()
         with Stream(read_chunks(cast(BinaryIO, ChunkReader(source.read(path))), _LIMITS)) as stream:
             for entry in read_entries(stream):
                 name = _clean_name(entry.name, path)
@@ -293,6 +294,10 @@ class Copying(msgspec.Struct):
                 if any(part.startswith(_WHITEOUT) for part in name.split(b"/")):
                     raise Invalid(f"the name {show(name)} in {show(path)} would delete a file in a layer")
                 member = self._archived(entry, join(goal, name), goal, path)
+                if entry.kind == tar.HARD_LINK and member.link not in seen:
+                    yield from self._linked_out(member, path)
+                    continue
+                seen.add(member.name)
                 yield format_member(member)
                 left = entry.size
                 while left:
@@ -302,6 +307,18 @@ class Copying(msgspec.Struct):
                     left -= len(part)
                     yield bytes(part)
                 yield padding(entry.size)
+
+    def _linked_out(self, member: Member, path: bytes) -> Iterator[bytes]:
+        """A hard link of an archive to what is not in the archive: a copy of the stage's file, since a layer can link
+        only to what it holds. Raises Invalid if there is none."""
+        node = self.target.look(member.link)
+        if node is None or node.kind != tar.REGULAR:
+            raise Invalid(
+                f"{show(path)}: the hard link {show(member.name)} leads nowhere: {show(member.link)}"
+            )
+        yield format_member(_member(member.name, node))
+        yield from self.target.read(member.link)
+        yield padding(node.size)
 
     def _archived(self, entry: Entry, goal: bytes, root: bytes, path: bytes) -> Member:
         uid, gid = self.manner.owner or (entry.uid, entry.gid)

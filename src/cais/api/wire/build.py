@@ -107,7 +107,7 @@ def _plain_line(event: BuildEvent) -> Line:
 
 def build_error_line(error: Exception) -> Line:
     """The last line of a build that failed; clients make the program's exit code of ``code``."""
-    text = explain_full(error) if is_full(error) else str(error)
+    text = explain_full(error) if is_full(error) else str(error) or type(error).__name__
     detail: Line = {"message": text}
     if isinstance(error, CommandFailed):
         detail = {"code": error.code, "message": text}
