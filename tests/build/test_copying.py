@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cais.build.chmod import parse_chmod
-from cais.build.context import Context, Index, clean_member, index_context
+from cais.build.context import Context, Index, clean_member, index_context, narrow
 from cais.build.copying import Copying, Manner
 from cais.build.keys import fingerprint
 from cais.build.layering import guard_start
 from cais.build.owner import find_owner
-from cais.build.tree import MemoryTree, Node, Tree, resolve
+from cais.build.tree import LayersTree, MemoryTree, Node, Tree, resolve
 from cais.errors import CaisError, Invalid, NotFound
 from cais.spec.ignore import make_ignore
 from cais.store.layers import tar as format
@@ -243,6 +243,89 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="stat b/c: file does not exist"):
         copy(source, "/b/./c", "/x")
     assert copy(source, "b*", "/x/") == {}
+
+
+NARROWED = [
+    ("a/", ""),
+    ("a/one", "1"),
+    ("a/deep/", ""),
+    ("a/deep/two", "2"),
+    ("a/deep/up", "-> ../one"),
+    ("ab", "beside"),
+    ("b/", ""),
+    ("b/three", "3"),
+    ("b/same", "= a/one"),
+    ("link", "-> a/deep"),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("a", 5),
+        ("/a/./deep/", 4),
+        ("a/deep/two", 3),
+        ("ab", 1),
+        ("b/../ab", 1),
+        (".", 10),
+        ("a*", 10),
+        ("link", 10),
+        ("link/two", 10),
+        ("a/missing", 10),
+        ("ab/one", 10),
+    ],
+)
+def test_a_worker_gets_no_more_than_it_needs_and_makes_the_same(
+    text: str, count: int, tmp_path: Path
+) -> None:
+    """What is copied, or the error, does not depend on it."""
+    index = index_of(pack(NARROWED), tmp_path)
+    part = narrow(index, [text])
+    assert len(part.items) == count
+
+    def outcome(each: Index) -> object:
+        copying = Copying(MemoryTree({}), Manner())
+        try:
+            copying.copy(Context(each), text.encode(), b"/x/")
+            return b"".join(copying.members())
+        except CaisError as error:
+            return str(error)
+
+    assert outcome(part) == outcome(index)
+
+
+def test_several_sources_are_all_there(tmp_path: Path) -> None:
+    """None of them hides another."""
+    index = index_of(pack(NARROWED), tmp_path)
+    assert set(narrow(index, ["b/three", "ab"]).items) == {b"b", b"b/three", b"ab"}
+    assert narrow(index, ["ab", "link"]) is index and narrow(index, []) is index
+
+
+def test_layers_are_looked_at_in_any_order(tmp_path: Path) -> None:
+    """That a folder is not there is remembered of that folder alone."""
+    low, top = tmp_path / "low", tmp_path / "top"
+    (low / "a/b").mkdir(parents=True)
+    (low / "a/b/file").write_text("x")
+    (top / "a").mkdir(parents=True)
+    (top / "a/link").symlink_to("b")
+    deep = b"/".join([b"d"] * 2000)
+    paths = [
+        deep,
+        b"n/x",
+        b"n",
+        b"a/b/file/x",
+        b"a/link/file",
+        b"a/b/file",
+        b"a/b",
+        b"a/link",
+        b"a",
+        b"",
+        b"ab",
+    ]
+    there = {b"a/b/file", b"a/b", b"a/link", b"a", b""}
+    for order in (paths, paths[::-1]):
+        tree = LayersTree((str(top), str(low)))
+        assert {path for path in order if tree.look(path)} == there
 
 
 def test_a_new_owner_does_not_inherit_capabilities(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from cais.build.tree import CHUNK, ROOT, Node, show
 from cais.errors import Corrupt, Invalid, NotFound
 from cais.linux.peers import open_beneath
-from cais.spec.ignore import Ignore
+from cais.spec.ignore import Ignore, clean_path, has_wildcards
 from cais.store.layers import tar
 from cais.store.layers.codec import read_chunks
 from cais.store.layers.limits import Limits
@@ -74,6 +74,30 @@ def make_folder_path(path: str, hasher: Callable[[bytes], bytes]) -> FolderPath:
     made = FolderPath(path)
     made.hasher = hasher
     return made
+
+
+def narrow(index: Index, sources: Sequence[str]) -> Index:
+    """The part of ``index`` that ``sources`` can mean, to be sent to a worker; all of it when that is not plain to see:
+    wildcards, links on the way, what is not there (its neighbours are suggested)."""
+    wanted = set[bytes]()
+    for text in sources:
+        path = clean_path(text)
+        if not path or has_wildcards(path):
+            return index
+        parts = os.fsencode(path).split(b"/")
+        for count in range(1, len(parts) + 1):
+            item = index.items.get(b"/".join(parts[:count]))
+            if item is None or item.node.kind == tar.SYMLINK:
+                return index
+        wanted.add(b"/".join(parts))
+    if not wanted:
+        return index
+    exact = {
+        b"/".join(path.split(b"/")[:count]) for path in wanted for count in range(1, path.count(b"/") + 2)
+    }
+    below = tuple(path + b"/" for path in wanted)
+    items = {path: item for path, item in index.items.items() if path in exact or path.startswith(below)}
+    return Index(index.path, items)
 
 
 def index_context(source: str, plain: str) -> Index:

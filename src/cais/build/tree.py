@@ -113,6 +113,7 @@ class LayersTree:
         self._lowers = lowers
         self._view = LowerView(lowers)
         self._found: dict[bytes, Found] = {}
+        self._there: dict[bytes, bool] = {b"": True}
 
     def look(self, path: bytes) -> Node | None:
         """Tree.look."""
@@ -153,7 +154,24 @@ class LayersTree:
 
     def _find(self, path: bytes) -> Found | None:
         # The folder that was listed last has been looked at as a whole.
-        return self._found.get(path) or self._view.find(path)
+        found = self._found.get(path)
+        if found is None and self._is_there(path.rpartition(b"/")[0]):
+            found = self._view.find(path)
+        return found
+
+    def _is_there(self, folder: bytes) -> bool:
+        """Remembered, for most of what is copied goes to a new folder: without this, each of its files would be looked
+        for in every layer."""
+        known = self._there.get(folder)
+        if known is not None:
+            return known
+        parts, known = folder.split(b"/"), True
+        for count in range(1, len(parts) + 1):
+            here = b"/".join(parts[:count])
+            if here not in self._there:
+                self._there[here] = known and self._view.find(here) is not None
+            known = self._there[here]
+        return known
 
 
 def _xattrs(found: Found) -> dict[str, bytes]:

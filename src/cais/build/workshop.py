@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cais.build.cache import BuildCache, CacheRecord, Layer, layer_of
-from cais.build.context import Index
+from cais.build.context import Index, narrow
 from cais.build.debug import Debugger, Held
 from cais.build.dockerfile.evaluate import CopyAct, FolderAct, RunAct
 from cais.build.fetch.files import NO_FILES, Files
@@ -118,6 +118,9 @@ class Workshop:
             for text, each in files.items()
             if isinstance(act, CopyAct) and text in act.sources and not act.from_
         }
+        if isinstance(act, CopyAct) and not act.parents:
+            # Ten thousand members take a while to travel.
+            index = narrow(index, [text for text in act.sources if text not in others])
         copy = CopyJob(
             act,
             () if linked else await self.lowers(stack, job.lease),
