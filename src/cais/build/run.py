@@ -81,7 +81,10 @@ class Runner:
     async def close(self) -> None:
         """Remove all containers."""
         for live in self._fleet:
-            await self._life.remove(live, force=True)
+            # A build that was cancelled twice, by its client's end and by ours, has left while its container was being
+            # removed: that goes on, and is waited for below.
+            if not live.removing:
+                await self._life.remove(live, force=True)
         await self._fleet.settle()
         self._metadata.close()
 
