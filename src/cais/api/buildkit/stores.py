@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
+from msgspec.structs import replace
+
 from cais.api.buildkit.historywire import BlobInfoResponse, BlobPart, BlobRequest
 from cais.api.buildkit.sessions import Session
 from cais.build.share.blobs import BlobSink, BlobSource, FoundManifest, checked
@@ -128,17 +130,17 @@ class ClientStore:
         if await self.has(descriptor):
             return
         call = self._session.channel.call(f"{_SERVICE}Write", self._metadata)
-        name = {"ref": f"cais-{digest}", "total": descriptor.size, "expected": digest}
+        named = WriteRequest(ref=f"cais-{digest}", total=descriptor.size, expected=digest)
         try:
-            await call.send(WriteRequest(action=_STAT, **name))  # type: ignore[arg-type]
+            await call.send(replace(named, action=_STAT))
             # A write that was cut off before goes on from the beginning: offsets say where.
             await self._answer(call)
             offset = 0
             async for data in pieces:
-                await call.send(WriteRequest(action=_WRITE, offset=offset, data=data, **name))  # type: ignore[arg-type]
+                await call.send(replace(named, action=_WRITE, offset=offset, data=data))
                 await self._answer(call)
                 offset += len(data)
-            await call.send(WriteRequest(action=_COMMIT, offset=offset, **name), end=True)  # type: ignore[arg-type]
+            await call.send(replace(named, action=_COMMIT, offset=offset), end=True)
             await self._answer(call)
         except RpcError as error:
             if error.code != Code.ALREADY_EXISTS:
