@@ -281,7 +281,7 @@ class Copying(msgspec.Struct):
             here = b"/".join(parts[:count])
             if here not in written and here not in self._planned:
                 written.add(here)
-                yield format_member(_member(here, self._dated(self.target.look(here) or ROOT)))
+                yield format_member(member_of(here, self._dated(self.target.look(here) or ROOT)))
 
     def _unpacked(self, source: Tree, path: bytes, goal: bytes) -> Iterator[bytes]:
         """An archive's members, below ``goal``. Raises Corrupt, Invalid."""
@@ -316,7 +316,7 @@ class Copying(msgspec.Struct):
             raise Invalid(
                 f"{show(path)}: the hard link {show(member.name)} leads nowhere: {show(member.link)}"
             )
-        yield format_member(_member(member.name, node))
+        yield format_member(member_of(member.name, node))
         yield from self.target.read(member.link)
         yield padding(node.size)
 
@@ -400,7 +400,8 @@ def _decode(path: bytes) -> str:
     return path.decode("utf-8", "surrogateescape")
 
 
-def _member(path: bytes, node: Node) -> Member:
+def member_of(path: bytes, node: Node) -> Member:
+    """What a tar says of a node."""
     return Member(
         path,
         node.kind,
@@ -422,7 +423,7 @@ def _format(path: bytes, planned: _Planned, links: dict[tuple[int, ...], bytes])
         if first != path:
             yield format_member(Member(path, tar.HARD_LINK, node.mode, link=first))
             return
-    yield format_member(_member(path, node))
+    yield format_member(member_of(path, node))
     if node.kind == tar.REGULAR and planned.source is not None:
         yield from planned.source.read(planned.path)
         yield padding(node.size)

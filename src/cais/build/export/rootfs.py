@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 import msgspec
 from msgspec.structs import replace
 
+from cais.build.copying import member_of
 from cais.build.tree import ROOT, LayersTree, MemoryTree, Node, Tree, join, show
 from cais.errors import Invalid
 from cais.store.layers import tar
@@ -118,22 +119,6 @@ def tar_members(tree: Tree, *, with_root: bool = False) -> Iterator[bytes]:
         if node.kind == tar.REGULAR:
             yield from tree.read(path)
             yield padding(node.size)
-
-
-def member_of(path: bytes, node: Node) -> Member:
-    """What a tar says of a node."""
-    return Member(
-        path,
-        node.kind,
-        node.mode,
-        node.uid,
-        node.gid,
-        node.size,
-        node.mtime,
-        node.link,
-        node.device,
-        node.xattrs,
-    )
 
 
 def gather(parts: Iterator[bytes], size: int = GATHER) -> Iterator[bytes]:
