@@ -8,7 +8,7 @@ from cais.containers import restart as policy
 from cais.containers.exec import Execs
 from cais.containers.fleet import Fleet, Live
 from cais.containers.lifecycle import Lifecycle
-from cais.containers.record import CREATED, EXITED, PAUSED, REMOVING, RUNNING
+from cais.containers.record import EXITED, PAUSED, REMOVING, RUNNING
 from cais.containers.services import Rooms
 from cais.runtime.base import TaskExit, TaskState
 
@@ -66,13 +66,9 @@ class Restorer:
         self._fleet.save(live, replace(live.record, state=state))
 
     def _lose(self, live: Live) -> None:
-        """On record as running, but nobody runs it."""
-        state = live.state
-        if state.pid:
-            state = replace(state, status=EXITED, pid=0, exit_code=LOST, finished_ns=state.started_ns)
-        else:
-            # The engine was killed between writing this and the start: it never ran.
-            state = replace(state, status=EXITED if state.finished_ns else CREATED, started_ns=0)
+        """On record as running, but nobody runs it. Without a pid on record the old engine was killed around the start,
+        before it or after its answer (``Fleet.save_soon``): as an answer may have gone out, it counts as run."""
+        state = replace(live.state, status=EXITED, pid=0, exit_code=LOST, finished_ns=live.state.started_ns)
         self._fleet.save(live, replace(live.record, state=state, endpoints=()))
 
     async def _place(self, task: TaskState) -> None:
