@@ -45,6 +45,7 @@ VERBS: dict[str, str] = {
     "wait": "cais.cli.lifecycle:WAIT",
     "builder prune": "cais.cli.build:BUILDER_PRUNE",
     "container prune": "cais.cli.prune:CONTAINER_PRUNE",
+    "hub serve": "cais.cli.hub:HUB_SERVE",
     "image bootstrap": "cais.cli.bootstrap:BOOTSTRAP",
     "image inspect": "cais.cli.inspect:IMAGE_INSPECT",
     "image prune": "cais.cli.prune:IMAGE_PRUNE",
@@ -69,6 +70,7 @@ COMMON = ("run", "exec", "ps", "images", "logs")
 GROUPS: dict[str, str] = {
     "builder": "Manage builds",
     "container": "Manage containers",
+    "hub": "Serve images to others, and manage what is served",
     "image": "Manage images",
     "manifest": "Look at manifests in registries",
     "network": "Manage networks",

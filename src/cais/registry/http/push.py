@@ -1,0 +1,213 @@
+"""Writing: uploads in all their forms, manifests, removals."""
+
+import re
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from cais.errors import CaisError, Corrupt
+from cais.registry.base import Action, Caller, Gate, Upload
+from cais.registry.documents import MAX_MANIFEST
+from cais.registry.http.ask import Ask, answer
+from cais.registry.naming import parse_digest_text, parse_name, parse_ref, parse_upload
+from cais.registry.refusal import Refusal
+from cais.registry.registry import Registry
+from cais.spec.digest import Digest
+
+CHUNK = 1 << 20
+"""Bytes that are gathered before they are hashed and written: fewer hand-overs to a thread."""
+_CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,18})-(\d{1,18})(?:/(?:\d+|\*))?")
+
+
+class Pusher:
+    """The routes that change a repository. ``max_blob``: bytes of one blob at most; 0: no limit."""
+
+    def __init__(self, registry: Registry, gate: Gate, max_blob: int = 0) -> None:
+        self._registry = registry
+        self._gate = gate
+        self._max_blob = max_blob
+        self._busy: set[str] = set()
+
+    # Uploads
+
+    async def start(self, ask: Ask) -> web.StreamResponse:
+        """POST ``/v2/<name>/blobs/uploads/``: begin one, or mount, or send all at once."""
+        if "mount" in ask.query and await self._try_mount(ask):
+            return _created(ask.repository, parse_digest_text(ask.query["mount"]))
+        if "digest" in ask.query:
+            digest = parse_digest_text(ask.query["digest"])
+            upload = await self._registry.blobs.start(ask.repository)
+            try:
+                await self._receive(ask, upload)
+                await self._finish(ask, upload, digest)
+            finally:
+                await upload.abort()
+            return _created(ask.repository, digest)
+        upload = await self._registry.blobs.start(ask.repository)
+        return _accepted(ask.repository, upload, 202)
+
+    async def chunk(self, ask: Ask) -> web.StreamResponse:
+        """PATCH: add what comes to the upload."""
+        upload = await self._find(ask)
+        with _Turn(self._busy, upload.id):
+            self._check_order(ask, upload)
+            await self._receive(ask, upload)
+            return _accepted(ask.repository, upload, 202)
+
+    async def finish(self, ask: Ask) -> web.StreamResponse:
+        """PUT: the last of it, perhaps all of it or nothing, and what it must be."""
+        upload = await self._find(ask)
+        digest = parse_digest_text(ask.query.get("digest", ""))
+        with _Turn(self._busy, upload.id):
+            self._check_order(ask, upload)
+            await self._receive(ask, upload)
+            await self._finish(ask, upload, digest)
+        return _created(ask.repository, digest)
+
+    async def status(self, ask: Ask) -> web.StreamResponse:
+        """GET: how much has arrived."""
+        return _accepted(ask.repository, await self._find(ask), 204)
+
+    async def cancel(self, ask: Ask) -> web.StreamResponse:
+        """DELETE: forget it."""
+        upload = await self._find(ask)
+        with _Turn(self._busy, upload.id):
+            await upload.abort()
+        return answer(204)
+
+    async def _find(self, ask: Ask) -> Upload:
+        return await self._registry.find_upload(ask.repository, parse_upload(ask.rest))
+
+    async def _try_mount(self, ask: Ask) -> bool:
+        """Take the blob from another repository that the caller may read, or from a store beside ours. Refusing is no
+        error: the client then sends it (distribution spec, "Mounting a blob from another repository")."""
+        digest = parse_digest_text(ask.query["mount"])
+        source = ask.query.get("from", "")
+        if source:
+            parse_name(source)
+            readable = await self._may(ask.caller, source, "pull")
+            if readable and await self._registry.mount_blob(ask.repository, source, digest):
+                return True
+        return _is_near(ask.caller) and await self._registry.adopt_blob(ask.repository, digest)
+
+    async def _may(self, caller: Caller, repository: str, action: Action) -> bool:
+        try:
+            await self._gate.check(caller, repository, action)
+        except CaisError:
+            return False
+        return True
+
+    async def _receive(self, ask: Ask, upload: Upload) -> None:
+        async for piece in gather(ask.request, CHUNK):
+            if self._max_blob and upload.size + len(piece) > self._max_blob:
+                await upload.abort()
+                raise Refusal("SIZE_INVALID", f"a blob may have {self._max_blob} bytes", status=413)
+            await upload.append(piece)
+
+    async def _finish(self, ask: Ask, upload: Upload, digest: Digest) -> None:
+        try:
+            await self._registry.finish_upload(ask.repository, upload, digest)
+        except Corrupt as error:
+            raise Refusal("DIGEST_INVALID", str(error)) from None
+
+    def _check_order(self, ask: Ask, upload: Upload) -> None:
+        """A chunk that says where it belongs must be the next one (distribution spec, "Pushing a blob in chunks")."""
+        text = ask.request.headers.get("Content-Range")
+        if not text:
+            return
+        match = _CONTENT_RANGE.fullmatch(text.strip())
+        length = ask.request.content_length
+        if match is None or (length is not None and int(match[2]) - int(match[1]) + 1 != length):
+            raise Refusal("BLOB_UPLOAD_INVALID", f"invalid Content-Range: {text[:100]!r}", status=400)
+        if int(match[1]) != upload.size:
+            refusal = Refusal(
+                "BLOB_UPLOAD_INVALID", f"the upload has {upload.size} bytes: the next chunk begins there"
+            )
+            refusal.headers.update(_place(ask.repository, upload))
+            raise refusal
+
+    # Manifests and removals
+
+    async def put_manifest(self, ask: Ask) -> web.StreamResponse:
+        """PUT ``/v2/<name>/manifests/<reference>``."""
+        ref = parse_ref(ask.rest)
+        data = b"".join([piece async for piece in gather(ask.request, CHUNK, limit=MAX_MANIFEST)])
+        media_type = ask.request.headers.get("Content-Type", "")
+        document = await self._registry.put_manifest(ask.repository, ref, media_type, data, ask.caller)
+        headers = {
+            "Location": f"/v2/{ask.repository}/manifests/{document.digest}",
+            "Docker-Content-Digest": document.digest,
+        }
+        if document.subject:
+            headers["OCI-Subject"] = document.subject
+        return answer(201, headers)
+
+    async def delete_manifest(self, ask: Ask) -> web.StreamResponse:
+        """DELETE by digest or tag."""
+        await self._registry.delete_manifest(ask.repository, parse_ref(ask.rest), ask.caller)
+        return answer(202)
+
+    async def delete_blob(self, ask: Ask) -> web.StreamResponse:
+        """DELETE ``/v2/<name>/blobs/<digest>``."""
+        await self._registry.delete_blob(ask.repository, parse_digest_text(ask.rest), ask.caller)
+        return answer(202)
+
+
+class _Turn:
+    """One request at a time writes to an upload; a second one is refused, as its bytes would be out of order."""
+
+    def __init__(self, busy: set[str], id: str) -> None:
+        self._busy = busy
+        self._id = id
+
+    def __enter__(self) -> None:
+        if self._id in self._busy:
+            raise Refusal("BLOB_UPLOAD_INVALID", "another request is writing to this upload", status=409)
+        self._busy.add(self._id)
+
+    def __exit__(self, *_: object) -> None:
+        self._busy.discard(self._id)
+
+
+async def gather(request: web.BaseRequest, size: int, *, limit: int = 0) -> AsyncIterator[bytes]:
+    """The request's body in pieces of about ``size`` bytes. Raises Refusal SIZE_INVALID when it is longer than
+    ``limit``; ConnectionError when the client goes away, after the piece that had come."""
+    content, parts, have, total = request.content, [], 0, 0
+    try:
+        while data := await content.readany():
+            parts.append(data)
+            have += len(data)
+            total += len(data)
+            if limit and total > limit:
+                raise Refusal("SIZE_INVALID", f"it may have {limit} bytes", status=413)
+            if have >= size:
+                yield b"".join(parts)
+                parts, have = [], 0
+    except OSError:
+        if parts and not limit:
+            yield b"".join(parts)  # an upload can be taken up where it was cut
+        raise
+    if parts:
+        yield b"".join(parts)
+
+
+def _place(repository: str, upload: Upload) -> dict[str, str]:
+    return {
+        "Location": f"/v2/{repository}/blobs/uploads/{upload.id}",
+        "Range": f"0-{max(upload.size - 1, 0)}",
+        "Docker-Upload-Uuid": upload.id,
+    }
+
+
+def _accepted(repository: str, upload: Upload, status: int) -> web.Response:
+    return answer(status, _place(repository, upload))
+
+
+def _created(repository: str, digest: Digest) -> web.Response:
+    headers = {"Location": f"/v2/{repository}/blobs/{digest}", "Docker-Content-Digest": str(digest)}
+    return answer(201, headers)
+
+
+def _is_near(caller: Caller) -> bool:
+    """Of this machine: another's word that it has a blob is worth nothing, as nobody saw its bytes."""
+    return caller.address.startswith("127.") or caller.address in ("::1", "unix")

@@ -1,0 +1,273 @@
+"""The registry's verbs: bytes (``Blobs``) and records (``Catalog``) put together in the order that loses nothing.
+
+Bytes come first and their record second; a record goes first and its bytes second. So whatever moment a ``kill -9``
+chooses, a record's bytes are there, and bytes without a record are garbage that ``collect`` finds. A lock per digest
+keeps the collector's removal and somebody's new upload of the same bytes apart.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import BinaryIO
+
+import msgspec
+
+from cais.errors import NotFound
+from cais.registry.base import Blobs, Caller, Document, Event, ManifestRecord, Upload
+from cais.registry.catalog import Catalog
+from cais.registry.documents import MAX_MANIFEST, read_document
+from cais.registry.refusal import Refusal
+from cais.spec.digest import Digest, digest_bytes
+
+log = logging.getLogger(__name__)
+
+CACHE_BYTES = 32 << 20
+"""Manifests kept in memory, by their size."""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A manifest, ready to be sent."""
+
+    digest: Digest
+    media_type: str
+    data: bytes
+
+
+class Registry:
+    """One process's; all methods on the event loop. Callers have been checked by the ``Gate`` already."""
+
+    def __init__(self, blobs: Blobs, catalog: Catalog) -> None:
+        self.blobs = blobs
+        self.catalog = catalog
+        self._locks: dict[Digest, tuple[asyncio.Lock, int]] = {}
+        self._cache: OrderedDict[str, dict[str, Found]] = OrderedDict()
+        self._cached = 0
+        self._touched: set[tuple[str, Digest]] = set()
+        self._pulls: dict[str, int] = {}
+        self._pulled: dict[tuple[str, Digest], int] = {}
+
+    # Pulling
+
+    def cached_manifest(self, repository: str, ref: str) -> Found | None:
+        """What ``find_manifest`` would find, if memory has it."""
+        return self._cache.get(repository, {}).get(ref)
+
+    async def find_manifest(self, repository: str, ref: Digest | str) -> Found:
+        """The manifest a digest or tag stands for. Raises Refusal MANIFEST_UNKNOWN or NAME_UNKNOWN, Corrupt."""
+        found = self.cached_manifest(repository, ref)
+        if found is not None:
+            return found
+        record = await self.catalog.find_manifest(repository, ref)
+        if record is None:
+            if not await self.catalog.has_repository(repository):
+                raise Refusal("NAME_UNKNOWN", f"no such repository: {repository}")
+            raise Refusal("MANIFEST_UNKNOWN", f"no such manifest in {repository}: {ref}")
+        data = await self.blobs.read(record.digest, MAX_MANIFEST)
+        found = Found(record.digest, record.media_type, data)
+        self._remember(repository, ref, found)
+        return found
+
+    def count_pull(self, repository: str, digest: Digest) -> None:
+        """Somebody was given this manifest; ``flush`` writes it down."""
+        self._pulls[repository] = self._pulls.get(repository, 0) + 1
+        self._pulled[repository, digest] = time.time_ns()
+
+    async def flush(self) -> None:
+        """Write the counts of pulls down; every few seconds, and at the end."""
+        counts, self._pulls = self._pulls, {}
+        pulled, self._pulled = self._pulled, {}
+        if counts:
+            await self.catalog.note_pulls(counts, pulled)
+
+    async def find_blob(self, repository: str, digest: Digest) -> int:
+        """The size of a blob of the repository. Who is told that it is here may rely on it for the grace period.
+        Raises Refusal BLOB_UNKNOWN."""
+        size = await self.catalog.find_blob(repository, digest)
+        if size is None or not await self._touch(repository, digest):
+            raise Refusal("BLOB_UNKNOWN", f"no such blob in {repository}: {digest}")
+        return size
+
+    def open_blob(self, digest: Digest) -> BinaryIO:
+        """The blob's bytes; after ``find_blob``. Raises Refusal BLOB_UNKNOWN: just removed."""
+        try:
+            return self.blobs.open(digest)
+        except NotFound as error:
+            raise Refusal("BLOB_UNKNOWN", str(error)) from None
+
+    async def referrers(
+        self, repository: str, subject: Digest, after: str, count: int, artifact_type: str
+    ) -> list[ManifestRecord]:
+        """See ``Catalog.list_referrers``."""
+        return await self.catalog.list_referrers(repository, subject, after, count, artifact_type)
+
+    # Pushing
+
+    async def find_upload(self, repository: str, id: str) -> Upload:
+        """Raises Refusal BLOB_UPLOAD_UNKNOWN."""
+        try:
+            return await self.blobs.find(repository, id)
+        except NotFound as error:
+            raise Refusal("BLOB_UPLOAD_UNKNOWN", str(error)) from None
+
+    async def finish_upload(self, repository: str, upload: Upload, digest: Digest) -> None:
+        """Make the upload a blob of the repository. Raises Refusal, Corrupt."""
+        async with self._locked(digest):
+            size = await upload.commit(digest)
+            await self._link(repository, digest, size)
+
+    async def adopt_blob(self, repository: str, digest: Digest) -> bool:
+        """Take the blob from a store beside ours, if one has it."""
+        adopt = getattr(self.blobs, "adopt", None)
+        if adopt is None:
+            return False
+        async with self._locked(digest):
+            size = await adopt(digest)
+            if size is None:
+                return False
+            await self._link(repository, digest, size)
+        return True
+
+    async def mount_blob(self, repository: str, source: str, digest: Digest) -> bool:
+        """Give a blob of ``source`` to ``repository``; False if it has none."""
+        return await self.catalog.mount_blob(repository, source, digest)
+
+    async def put_manifest(
+        self,
+        repository: str,
+        ref: Digest | str,
+        media_type: str,
+        data: bytes,
+        caller: Caller,
+        tags: Sequence[str] = (),
+    ) -> Document:
+        """Keep a manifest, and point the tag at it if ``ref`` is one. When this returns, it and all it names are on the
+        disk. Raises Refusal."""
+        digest = digest_bytes(data)
+        if isinstance(ref, Digest):
+            digest = _check_digest(ref, data)
+        document = read_document(data, media_type, digest)
+        tags = tags if isinstance(ref, Digest) else (ref,)
+        await self.blobs.sync(blob for blob, _ in document.blobs)
+        event = _event("push", caller, repository, digest, tag=" ".join(tags))
+        async with self._locked(digest):
+            known = await self.catalog.is_known(digest)
+            await self.blobs.put(digest, data)
+            await self.blobs.sync((digest,))
+            try:
+                await self.catalog.put_manifest(repository, document, tags, event)
+            except Exception:
+                if not known:
+                    await self._remove_unknown(digest)
+                raise
+            finally:
+                self.forget(repository)
+        return document
+
+    # Removing
+
+    async def delete_manifest(self, repository: str, ref: Digest | str, caller: Caller) -> None:
+        """By digest: with all its tags; by tag: the tag. Raises Refusal, NotFound, Conflict, AlreadyExists."""
+        try:
+            if isinstance(ref, Digest):
+                event = _event("delete", caller, repository, ref)
+                await self.catalog.delete_manifest(repository, ref, event)
+            else:
+                await self.catalog.delete_tag(repository, ref, _event("untag", caller, repository, tag=ref))
+        finally:
+            self.forget(repository)
+
+    async def delete_blob(self, repository: str, digest: Digest, caller: Caller) -> None:
+        """Raises Refusal, NotFound, Conflict."""
+        await self.catalog.delete_blob(repository, digest, _event("delete", caller, repository, digest))
+        self._touched.discard((repository, digest))
+
+    async def delete_repository(self, repository: str, caller: Caller) -> None:
+        """With all that is in it. Raises NotFound."""
+        try:
+            await self.catalog.delete_repository(repository, _event("delete", caller, repository))
+        finally:
+            self.forget(repository)
+
+    def forget(self, repository: str) -> None:
+        """Memory may not be true of this repository any more; also for who writes to the catalog past this class."""
+        self._cached -= sum(len(found.data) for found in self._cache.pop(repository, {}).values())
+
+    # For the collector
+
+    async def advance(self) -> int:
+        """Begin a generation: who asks for a blob from now on touches it again."""
+        number = await self.catalog.advance()
+        # Only now: what was asked for while it began would be remembered, but stand in the old generation.
+        self._touched = set()
+        return number
+
+    async def remove_bytes(self, digest: Digest) -> int:
+        """Remove a blob's bytes if it is not on record (again); the bytes freed."""
+        async with self._locked(digest):
+            return await self._remove_unknown(digest)
+
+    async def _remove_unknown(self, digest: Digest) -> int:
+        return 0 if await self.catalog.is_known(digest) else await self.blobs.delete(digest)
+
+    # Inside
+
+    async def _link(self, repository: str, digest: Digest, size: int) -> None:
+        try:
+            await self.catalog.link_blob(repository, digest, size)
+        except Exception:
+            await self._remove_unknown(digest)
+            raise
+
+    async def _touch(self, repository: str, digest: Digest) -> bool:
+        """Once a generation is enough."""
+        key = (repository, digest)
+        if key in self._touched:
+            return True
+        touched = self._touched
+        if not await self.catalog.touch_blob(repository, digest):
+            return False
+        touched.add(key)  # the set of the generation it was asked in: if another has begun, this is forgotten
+        return True
+
+    def _remember(self, repository: str, ref: str, found: Found) -> None:
+        self._cache.setdefault(repository, {})[ref] = found
+        self._cache.move_to_end(repository)
+        self._cached += len(found.data)
+        while self._cached > CACHE_BYTES and self._cache:
+            self.forget(next(iter(self._cache)))
+
+    @asynccontextmanager
+    async def _locked(self, digest: Digest) -> AsyncIterator[None]:
+        lock, users = self._locks.get(digest) or (asyncio.Lock(), 0)
+        self._locks[digest] = lock, users + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            users = self._locks[digest][1] - 1
+            self._locks[digest] = lock, users
+            if not users:
+                with suppress(KeyError):
+                    del self._locks[digest]
+
+
+def _check_digest(wanted: Digest, data: bytes) -> Digest:
+    if hashlib.new(wanted.algorithm, data).hexdigest() != wanted.hex:
+        raise Refusal("DIGEST_INVALID", f"what was sent is not {wanted}")
+    return wanted
+
+
+def _event(action: str, caller: Caller, repository: str, target: str = "", tag: str = "") -> Event:
+    return Event(
+        action=action,
+        repository=repository,
+        account=caller.account,
+        address=caller.address,
+        target=target,
+        tag=tag,
+        at_ns=time.time_ns(),
+    )
