@@ -12,9 +12,15 @@ from typing import Self
 from aiohttp import web
 
 from cais.errors import Conflict
+from cais.hub import schema as hub_schema
+from cais.hub.accounts import Accounts
 from cais.hub.config import HubConfig
+from cais.hub.gate import AccountGate
+from cais.hub.passwords import Passwords
+from cais.hub.search import Labels, Search
 from cais.hub.server import Answer, Measures, Server
-from cais.registry import schema
+from cais.hub.tokens import Signer, load_key
+from cais.registry import schema as registry_schema
 from cais.registry.base import Gate
 from cais.registry.catalog import Catalog
 from cais.registry.collect import Collector, Scrubber
@@ -25,6 +31,8 @@ from cais.registry.http.app import RegistryApp
 from cais.registry.registry import Registry
 
 log = logging.getLogger(__name__)
+SERVICE = "cais-hub"
+"""What registry tokens are for."""
 FLUSH_EVERY = 5.0
 SCRUB_STEPS = 24
 """Parts of ``scrub_every`` in which a part of the blobs is read."""
@@ -33,22 +41,29 @@ SCRUB_STEPS = 24
 class Hub:
     """One process's hub on one root folder. Made by ``start``."""
 
-    def __init__(self, config: HubConfig, database: Database, gate: Gate) -> None:
+    def __init__(self, config: HubConfig, database: Database) -> None:
         self.config = config
         self.database = database
-        self.gate = gate
+        self.passwords = Passwords()
+        self.accounts = Accounts(database, self.passwords, signup=config.signup, htpasswd=config.htpasswd)
+        signer = Signer(load_key(config.root / "hub.key"), SERVICE)
+        self.guard = AccountGate(self.accounts, database, signer, anonymous=config.anonymous_pull)
+        self.gate: Gate = OpenGate() if config.open else self.guard
         self.registry = Registry(FileBlobs(config.root, config.share), Catalog(database))
         self.collector = Collector(
             self.registry, config.grace, config.upload_age, untagged=config.collect_untagged
         )
         self.scrubber = Scrubber(self.registry)
+        self.search = Search(database)
+        self.registry.after_push.append(Labels(database, self.registry).learn)
         self.measures = Measures()
         self.invitation = ""
         self._stack = contextlib.ExitStack()
         self._tasks: list[asyncio.Task[None]] = []
-        registry = RegistryApp(self.registry, gate, max_blob=config.max_blob)
+        registry = RegistryApp(self.registry, self.gate, max_blob=config.max_blob)
         rooms: list[tuple[str, str, Answer]] = [
             ("/v2/", "registry", registry),
+            ("/token", "token", self.guard.token),
             ("/metrics", "metrics", self._metrics),
             ("/", "pages", self._nothing),
         ]
@@ -69,10 +84,16 @@ class Hub:
         except BlockingIOError:
             os.close(lock)
             raise Conflict(f"{config.root} is in use by another hub") from None
-        database = Database(config.root / "hub.db", {"registry": schema.STEPS})
-        hub = cls(config, database, OpenGate())
+        database = Database(
+            config.root / "hub.db", {"registry": registry_schema.STEPS, "hub": hub_schema.STEPS}
+        )
+        hub = cls(config, database)
         hub._stack.callback(os.close, lock)
         hub._stack.callback(database.close)
+        hub._stack.callback(hub.passwords.close)
+        if not config.open:
+            await hub.accounts.prepare()
+            hub.invitation = hub.accounts.invitation() or ""
         hub._every(FLUSH_EVERY, hub.registry.flush, "counts of pulls")
         hub._every(config.collect_every, hub._collect, "collection")
         hub._every(config.scrub_every / SCRUB_STEPS, hub._scrub, "scrub")

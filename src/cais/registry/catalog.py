@@ -496,9 +496,11 @@ def _ensure_repository(db: sqlite3.Connection, name: str) -> int:
     if row:
         return int(row[0])
     now = time.time_ns()
+    namespace = namespace_of(name)
     made = db.execute(
-        "INSERT INTO repositories (name, namespace, created_ns, updated_ns) VALUES (?, ?, ?, ?)",
-        (name, namespace_of(name), now, now),
+        "INSERT INTO repositories (name, namespace, private, created_ns, updated_ns) VALUES (?, ?, "
+        "COALESCE((SELECT private FROM namespaces WHERE name = ?), 0), ?, ?)",
+        (name, namespace, namespace, now, now),
     )
     return int(made.lastrowid or 0)
 

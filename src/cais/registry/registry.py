@@ -10,7 +10,7 @@ import hashlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import BinaryIO
 
@@ -43,6 +43,8 @@ class Registry:
     def __init__(self, blobs: Blobs, catalog: Catalog) -> None:
         self.blobs = blobs
         self.catalog = catalog
+        self.after_push: list[Callable[[str, Document], Awaitable[None]]] = []
+        """Told of every manifest that was pushed, after it is on record and before the client is answered."""
         self._locks: dict[Digest, tuple[asyncio.Lock, int]] = {}
         self._cache: OrderedDict[str, dict[str, Found]] = OrderedDict()
         self._cached = 0
@@ -165,6 +167,8 @@ class Registry:
                 raise
             finally:
                 self.forget(repository)
+        for tell in self.after_push:
+            await tell(repository, document)
         return document
 
     # Removing

@@ -7,12 +7,14 @@ CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT RO
 INSERT INTO counters VALUES ('generation', 1);
 
 CREATE TABLE namespaces (
-    name TEXT PRIMARY KEY, quota INTEGER NOT NULL DEFAULT 0, immutable TEXT NOT NULL DEFAULT '[]',
-    retention TEXT NOT NULL DEFAULT '{}', created_ns INTEGER NOT NULL
+    name TEXT PRIMARY KEY, quota INTEGER NOT NULL DEFAULT 0, private INTEGER NOT NULL DEFAULT 0,
+    immutable TEXT NOT NULL DEFAULT '[]', retention TEXT NOT NULL DEFAULT '{}',
+    description TEXT NOT NULL DEFAULT '', created_ns INTEGER NOT NULL
 ) WITHOUT ROWID;
 
 CREATE TABLE repositories (
     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, namespace TEXT NOT NULL,
+    short TEXT GENERATED ALWAYS AS (substr(name, instr(name, '/') + 1)) VIRTUAL,
     private INTEGER NOT NULL DEFAULT 0, description TEXT NOT NULL DEFAULT '', readme TEXT NOT NULL DEFAULT '',
     labels TEXT NOT NULL DEFAULT '', immutable TEXT NOT NULL DEFAULT '[]', retention TEXT NOT NULL DEFAULT '{}',
     size INTEGER NOT NULL DEFAULT 0, pulls INTEGER NOT NULL DEFAULT 0, created_ns INTEGER NOT NULL,
@@ -20,6 +22,8 @@ CREATE TABLE repositories (
 );
 
 CREATE INDEX repositories_namespace ON repositories (namespace, name);
+
+CREATE INDEX repositories_short ON repositories (short);
 
 CREATE INDEX repositories_pulls ON repositories (private, pulls);
 
