@@ -15,15 +15,16 @@ import pytest
 from cais import AsyncEngine, Engine
 from cais.client.models import RegistryAuth
 from cais.errors import Unauthenticated, Unavailable
-from harness.registry import PASSWORD, USER, running_registry
+from harness.registry import PASSWORD, USER, running_hub, running_registry
 
 SOURCES = Path(__file__).parents[2] / "src"
 
 
-@pytest.fixture
-def registry(engine: Any, tmp_path: Path) -> Iterator[str]:
-    """The address of an empty registry in the engine's network namespace; its names are removed at the end."""
-    with running_registry(tmp_path / "r", netns=engine.netns.pid) as registry:
+@pytest.fixture(params=[running_registry, running_hub], ids=["distribution", "hub"])
+def registry(engine: Any, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of an empty registry in the engine's network namespace, Docker's and ours; its names are removed at
+    the end."""
+    with request.param(tmp_path / "r", netns=engine.netns.pid) as registry:
         yield registry.address
     forget(engine, registry.address)
 

@@ -4,7 +4,7 @@ import re
 import secrets
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -81,15 +81,23 @@ class Session(msgspec.Struct, frozen=True):
 
 
 class Accounts:
-    """``htpasswd``: a file whose users may log in too; ``signup``: anybody may make an account."""
+    """``htpasswd``: a file whose users may log in too; ``signup``: anybody may make an account; ``admins``: names that
+    are administrators whoever made them."""
 
     def __init__(
-        self, database: Database, passwords: Passwords, *, signup: bool = False, htpasswd: Path | None = None
+        self,
+        database: Database,
+        passwords: Passwords,
+        *,
+        signup: bool = False,
+        htpasswd: Path | None = None,
+        admins: Iterable[str] = (),
     ) -> None:
         self._db = database
         self._passwords = passwords
         self._throttle = Throttle()
         self._htpasswd = htpasswd
+        self._admins = frozenset(admins)
         self.signup = signup
 
     # Who is it
@@ -196,7 +204,7 @@ class Accounts:
             now = time.time_ns()
             made = db.execute(
                 "INSERT INTO accounts (name, password, admin, created_ns) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                (name, hashed, admin or invited, now),
+                (name, hashed, admin or invited or name in self._admins, now),
             )
             if not made.rowcount:
                 raise AlreadyExists(f"the name {name} is taken")
@@ -246,7 +254,9 @@ class Accounts:
         """At the start: a hub without accounts gets an invitation; the root namespace exists; old sessions go."""
 
         def act(db: sqlite3.Connection) -> None:
-            if not db.execute("SELECT 1 FROM accounts WHERE admin").fetchone():
+            for name in self._admins:
+                db.execute("UPDATE accounts SET admin = 1 WHERE name = ?", (name,))
+            if not self._admins and not db.execute("SELECT 1 FROM accounts WHERE admin").fetchone():
                 code = secrets.token_urlsafe(12)
                 db.execute("INSERT OR IGNORE INTO settings VALUES ('invitation', ?)", (code,))
             now = time.time_ns()

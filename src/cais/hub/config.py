@@ -26,6 +26,8 @@ class HubConfig(msgspec.Struct, frozen=True, kw_only=True):
     signup: bool = False
     """Anybody may make an account; else only who has the code of the first start, and administrators."""
     htpasswd: Path | None = None
+    admin: tuple[str, ...] = ()
+    """Accounts that are administrators, whoever made them: for the users of an htpasswd file."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_self_signed: bool = False
@@ -55,6 +57,7 @@ _HELP = {
     "anonymous_pull": "public repositories may be pulled by anybody (default; --no-anonymous-pull)",
     "signup": "anybody may make an account on the pages",
     "htpasswd": "file of name:bcrypt-hash lines that log in too",
+    "admin": "name of an account that is an administrator; may be repeated",
     "tls_cert": "certificate chain (PEM)",
     "tls_key": "its private key (PEM)",
     "tls_self_signed": "make a certificate at the first start, and use it",

@@ -145,7 +145,7 @@ def find_proxy(url: str, environ: Mapping[str, str] = os.environ) -> str | None:
     parts = urlsplit(url)
     host = parts.hostname or ""
     proxy = _variable(environ, f"{parts.scheme}_proxy")
-    if not proxy or host == "localhost" or _is_loopback(host):
+    if not proxy or is_loopback(host):
         return None
     if any(
         _is_excluded(parts.netloc, host, word.strip()) for word in _variable(environ, "no_proxy").split(",")
@@ -171,7 +171,10 @@ def _is_excluded(netloc: str, host: str, word: str) -> bool:
         return False
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether ``host``, without a port, is this machine by its name or address."""
+    if host == "localhost":
+        return True
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -18,7 +18,7 @@ from yarl import URL
 from cais.errors import CaisError, Corrupt, NotFound, Unauthenticated, Unavailable
 from cais.remotes.auth import ANONYMOUS, Credentials
 from cais.remotes.client import ACCEPT, Patience, Remotes, read_seconds
-from cais.remotes.hosts import Host
+from cais.remotes.hosts import Host, is_loopback
 from cais.remotes.refusals import Interrupted, LostUpload, TooLarge, clean_text, make_push_refusal
 from cais.remotes.transport import Ask, Transport, find_location, read_body
 from cais.spec.digest import Digest
@@ -118,7 +118,10 @@ class Uploads:
                 if failures and upload and not await self._find_offset(upload, blob):
                     upload = None  # from the beginning, but not for ever: ``good`` stays
                 if upload is None:
-                    upload = _Upload(await self._start(blob.digest))
+                    location = await self._start(blob.digest)
+                    if location is None:
+                        return
+                    upload = _Upload(location)
                 await self._finish(upload, blob, tell)
                 return
             except TooLarge:
@@ -163,9 +166,21 @@ class Uploads:
         except CaisError:
             return
 
-    async def _start(self, digest: Digest) -> URL:
-        ask = Ask("POST", f"{self.reference.path}/blobs/uploads/")
-        async with self._send(ask, f"blob {digest}") as response:
+    async def _start(self, digest: Digest) -> URL | None:
+        """Where to upload to; None: the registry has taken the blob from where it lies. One on this machine is asked to
+        (our hub shares the engine's store); those that cannot begin an upload all the same (distribution spec,
+        "Mounting a blob from another repository")."""
+        near = is_loopback(URL(f"//{self._host.name}").host or "")
+        path = f"{self.reference.path}/blobs/uploads/"
+        if near:
+            async with self._send(Ask("POST", f"{path}?mount={digest}"), f"blob {digest}") as response:
+                if response.status == 201:
+                    return None
+                if response.status == 202:
+                    return find_location(response)
+                if response.status not in (400, 404, 405, 501):
+                    await self._refuse(response, f"blob {digest}")
+        async with self._send(Ask("POST", path), f"blob {digest}") as response:
             if response.status != 202:
                 await self._refuse(response, f"blob {digest}")
             return find_location(response)
