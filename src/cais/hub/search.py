@@ -21,6 +21,7 @@ _FIELDS = ", ".join(
         *("updated_ns", "pulled_ns", "created_ns"),
     )
 )
+_SHORT = "substr(r.name, instr(r.name, '/') + 1)"
 _LABELS = 4096
 _CONFIG = 1 << 20
 _DESCRIPTION = "org.opencontainers.image.description"
@@ -56,21 +57,21 @@ class Search:
         allowed, values = _visible(caller)
         start = words[0] if len(words) == 1 else ""
         candidates = self._candidates(words)
-        marks = ",".join("?" * len(candidates))
-        rows = self._db.read(
-            f"SELECT {_FIELDS} FROM repositories r WHERE r.id IN ({marks}) AND {allowed} "
-            "ORDER BY (r.name = ?) DESC, (r.short = ?) DESC, (substr(r.short, 1, ?) = ?) DESC, r.pulls DESC, r.name "
-            "LIMIT ? OFFSET ?",
-            *candidates,
-            *values,
-            start,
-            start,
-            len(start) or -1,
-            start,
-            count,
-            offset,
+        # Ranked in an index that has all it takes: reading a thousand whole rows would take twenty times as long.
+        ranked = (
+            f"SELECT r.id FROM repositories r INDEXED BY repositories_rank WHERE r.id IN ({_marks(candidates)}) "
+            f"AND {allowed} ORDER BY (r.name = ?) DESC, ({_SHORT} = ?) DESC, "
+            f"(substr({_SHORT}, 1, ?) = ?) DESC, r.pulls DESC, r.name LIMIT ? OFFSET ?"
         )
-        return list(map(_repository, rows))
+        found = self._db.read(
+            ranked, *candidates, *values, start, start, len(start) or -1, start, count, offset
+        )
+        ids = [id for (id,) in found]
+        rows = self._db.read(
+            f"SELECT r.id, {_FIELDS} FROM repositories r WHERE r.id IN ({_marks(ids)})", *ids
+        )
+        by_id = {row[0]: _repository(row[1:]) for row in rows}
+        return [by_id[id] for id in ids]
 
     def _candidates(self, words: Sequence[str]) -> list[int]:
         """Ids by the beginning of the name, and by what stands anywhere in name, description or labels."""
@@ -164,6 +165,10 @@ class Labels:
             )
 
         await self._db.write(act)
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ",".join("?" * len(values))
 
 
 def _visible(caller: Caller) -> tuple[str, tuple[str, ...]]:

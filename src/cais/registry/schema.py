@@ -25,6 +25,8 @@ CREATE INDEX repositories_namespace ON repositories (namespace, name);
 
 CREATE INDEX repositories_short ON repositories (short);
 
+CREATE INDEX repositories_rank ON repositories (id, pulls, private, namespace, name);
+
 CREATE INDEX repositories_pulls ON repositories (private, pulls);
 
 CREATE TABLE blobs (
