@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from harness.debian import DebianEngine, debian_engine
 from harness.live import LiveEngine, living_engine, load_busybox
 
 # A deadline would measure the machine, and fail where it is busy.
@@ -18,6 +19,13 @@ def shared_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveEngi
     """One engine for all tests that do not end it, with the image ``busybox``."""
     with living_engine(tmp_path_factory.mktemp("engine")) as engine:
         load_busybox(engine, tmp_path_factory.mktemp("image"))
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DebianEngine]:
+    """An engine with an image of this machine's Debian and a way to its mirror."""
+    with debian_engine(tmp_path_factory.mktemp("debian")) as engine:
         yield engine
 
 

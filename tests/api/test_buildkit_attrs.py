@@ -1,14 +1,19 @@
 """What BuildKit's clients say, as builds understand it."""
 
-import pytest
+from dataclasses import replace
 
-from cais.api.buildkit.attrs import check_frontend, parse_attrs, parse_fields, parse_imports
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cais.api.buildkit.attrs import check_frontend, format_attrs, parse_attrs, parse_fields, parse_imports
 from cais.api.buildkit.gatewaywire import make_definition, read_definition
 from cais.api.buildkit.messages import CacheOptions, Definition
 from cais.api.buildkit.messages import Option as WireOption
-from cais.build.request import Option
+from cais.build.request import BuildRequest, Option
 from cais.errors import Invalid, Unsupported
-from cais.spec.platform import format_platform
+from cais.spec.container import HostConfig, Ulimit
+from cais.spec.platform import format_platform, parse_platform
 
 
 def test_attributes_become_a_request() -> None:
@@ -54,6 +59,34 @@ def test_nothing_cached_and_what_buildx_adds_by_itself() -> None:
     """An empty no-cache means everything; provenance that nobody asked for is none."""
     asked = parse_attrs({"no-cache": "", "attest:provenance": "mode=min,inline-only=true"})
     assert asked.request.no_cache and asked.request.attests == ()
+
+
+@given(
+    st.builds(
+        BuildRequest,
+        dockerfile=st.sampled_from(["Dockerfile", "a/b"]),
+        args=st.dictionaries(st.text(), st.text()),
+        labels=st.dictionaries(st.text(), st.text()),
+        target=st.text(),
+        platforms=st.sampled_from([(), (parse_platform("linux/arm64"),)]),
+        no_cache=st.booleans(),
+        pull=st.booleans(),
+        host=st.builds(
+            HostConfig,
+            network_mode=st.sampled_from(["default", "none", "host"]),
+            extra_hosts=st.sampled_from([(), ("a:1.2.3.4", "b:::1")]),
+            shm_size=st.integers(0, 1 << 40),
+            cgroup_parent=st.text(),
+            ulimits=st.sampled_from(
+                [(), (Ulimit(name="nofile", soft=1, hard=2), Ulimit(name="nproc", soft=-1, hard=-1))]
+            ),
+        ),
+    )
+)
+def test_a_request_of_the_classic_api_is_said_in_attributes(request: BuildRequest) -> None:
+    """And means the same."""
+    found = parse_attrs(format_attrs(request)).request
+    assert replace(found, secrets=request.secrets, agents=request.agents) == request
 
 
 @pytest.mark.parametrize(

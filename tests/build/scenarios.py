@@ -192,13 +192,14 @@ RUN --mount=type=secret,id=word --mount=type=secret,id=var,env=VAR \\
 
 
 SEEDED = """FROM busybox AS seed
-RUN mkdir /s && echo 1 > /s/n
+RUN mkdir /s && echo 1 > /s/n && touch -d @9 /s/n /s
 FROM busybox
 RUN --mount=type=cache,id=x,from=seed,source=/s,target=/c echo $(($(cat /c/n) + 1)) > /c/n; cat /c/n
 RUN --mount=from=seed,source=/s,target=/b,rw echo 9 > /b/n && cat /b/n
 RUN --mount=from=seed,source=/s,target=/b cat /b/n; ! touch /b/x 2>/dev/null
 RUN --mount=type=tmpfs,target=/t,size=1m ! head -c 2000000 /dev/zero > /t/x 2>/dev/null && ls /c /b /t 2>&1 | grep -c x
 """
+"""The seed has one date: one of another second would be another seed, with a cache of its own."""
 
 
 async def mounts(bench: Bench) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 import docker
 import pytest
 
-from harness.corpus import Case, Viewer, differences, find_cases, viewing
-from harness.debian import DebianEngine, debian_engine
+from harness.corpus import Case, Viewer, differences, find_cases, viewing, wait_for
+from harness.debian import DebianEngine
 from harness.live import SOURCES, LiveEngine
 
 CASES = find_cases()
@@ -44,13 +44,6 @@ def viewer(shared_engine: LiveEngine) -> Iterator[Viewer]:
         yield viewer
 
 
-@pytest.fixture(scope="module")
-def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DebianEngine]:
-    """An engine with an image of this machine's Debian and a way to its mirror."""
-    with debian_engine(tmp_path_factory.mktemp("debian")) as engine:
-        yield engine
-
-
 def build(case: Case, host: str, folder: Path, *more: str) -> None:
     """By our own command line."""
     case.write_context(folder)
@@ -59,12 +52,6 @@ def build(case: Case, host: str, folder: Path, *more: str) -> None:
         command = [sys.executable, "-m", "cais", "build", *flags, *more, str(folder)]
         done = subprocess.run(command, capture_output=True, env=environment, timeout=300, check=False)
         assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:] + done.stderr.decode()
-
-
-def wait_for(case: Case) -> None:
-    """Skip what is asked for by hand alone."""
-    if (needs := case.asked.get("needs")) and not os.environ.get(needs):
-        pytest.skip(f"takes minutes: set {needs}")
 
 
 @each_small

@@ -352,7 +352,6 @@ def test_the_exit_code_of_a_step_is_told(bench: Bench) -> None:
     ("query", "message"),
     [
         ({"remote": "what is this"}, "invalid context"),
-        ({"version": "2"}, "has no BuildKit"),
         ({"squash": "1"}, "squash is not supported"),
         ({"t": "A:B:C"}, "invalid reference format"),
         ({"buildargs": "[1]"}, "invalid buildargs"),

@@ -23,8 +23,9 @@ from harness.builds import (
 )
 from harness.live import LiveEngine, living_engine, load_busybox, wait_until
 
-SOON = 2.0
-"""Seconds in which steps have to end: one, and as much again for a busy machine."""
+SOON = 1.0
+"""Seconds in which steps have to end. Measured on two cores under eight busy processes: 0.06 at most, and 0.42 until
+nothing is half-made."""
 MANY = make_context(
     "FROM busybox\nCOPY . /c/\nRUN find /c | wc -l > /count\n",
     *((f"d{number // 100}/f{number % 100}", "file", f"{number}" * 40) for number in range(8_000)),

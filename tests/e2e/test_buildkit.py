@@ -1,7 +1,9 @@
 """BuildKit's door on a real engine, by a client that can also misbehave."""
 
 import asyncio
+import io
 import signal
+import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from harness.buildkit import BuildClient, connected, direct, upgrade
 from harness.live import LiveEngine, wait_until
 
 FOLDER = 1 << 31 | 0o755
+SOON = 1.0
+"""Seconds in which steps end whose client has gone."""
 
 
 @pytest.fixture
@@ -99,6 +103,29 @@ async def test_a_mistake_comes_with_its_place(builder: BuildClient, folder: Path
     assert b'"line":2' in caught.value.details[0].value
 
 
+async def test_what_a_client_should_have_left_out_is_not_there(
+    builder: BuildClient, folder: Path, client: docker.DockerClient
+) -> None:
+    """Patterns go out as clients know them; what comes in spite of them, as from buildx 0.29, counts for nothing."""
+    for name in ("d/sub/b", "d/sub/c", "d/gone/x"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    (folder / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
+    (folder / ".dockerignore").write_text("/Dockerfile\n./d/sub/\n ! d/sub/b \n/\n//a\n.dockerignore\nd/gone")
+    await builder.build({}, Option(type="moby", attrs={"name": "t/left-out"}))
+    (patterns,) = {found["exclude-patterns"] for found in builder.asked if "exclude-patterns" in found}
+    assert patterns == ("Dockerfile", "d/sub", "!d/sub/b", "a", ".dockerignore", "d/gone")
+    assert "d/sub/b" in builder.sent and "d/sub/c" not in builder.sent
+    container = client.containers.create("t/left-out", ["x"])
+    try:
+        data = b"".join(container.export())
+    finally:
+        container.remove()
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert {"d", "d/sub", "d/sub/b", "other"} <= {*tar.getnames()}
+        assert not {"a", "d/sub/c", "d/gone", "d/gone/x"} & {*tar.getnames()}
+
+
 async def test_secrets_are_asked_for_when_they_are_needed(builder: BuildClient, folder: Path) -> None:
     """And a required one that the client has not is named."""
     (folder / "Dockerfile").write_text(
@@ -148,9 +175,9 @@ async def test_a_client_that_goes_away_ends_its_steps(engine: LiveEngine, folder
             lost = client.serving if cut == "session" else client.channel.connection
             assert lost is not None
             lost.close()
+            await asyncio.to_thread(wait_until, lambda: not processes(engine), SOON)
             with pytest.raises(RpcError):
                 await building
-        await asyncio.to_thread(wait_until, lambda: not processes(engine))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tarfile
@@ -14,7 +15,8 @@ from typing import Any
 import docker
 import pytest
 
-from harness.live import LiveEngine
+from harness.builds import cgroup_processes
+from harness.live import LiveEngine, wait_until
 from harness.registry import Registry, running_registry
 
 PLUGINS = os.environ.get("CAIS_DOCKER_PLUGINS", "")
@@ -256,9 +258,45 @@ def test_a_remote_builder(buildx: Buildx, engine: LiveEngine) -> None:
         buildx.run("rm", "far")
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
+def test_a_killed_build_ends_its_steps(buildx: Buildx, engine: LiveEngine, number: signal.Signals) -> None:
+    """Within a second, whether or not it can say goodbye. The plugin is run by itself: docker's command ends alone."""
+    buildx.write({"Dockerfile": "FROM busybox\nRUN (trap '' TERM INT; sleep 1000) & sleep 1000\n"})
+    command = [os.path.join(PLUGINS, "docker-buildx"), "build", "."]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(
+        command, cwd=buildx.folder, env=buildx.environment, stdout=quiet, stderr=quiet
+    ) as building:
+        wait_until(lambda: len(cgroup_processes(engine)) >= 2)
+        building.send_signal(number)
+        wait_until(lambda: not cgroup_processes(engine), 1.0)
+        assert building.wait()
+
+
 def test_metadata_says_what_was_made(buildx: Buildx, client: docker.DockerClient) -> None:
     """By digest and name."""
     buildx.build("--metadata-file", "metadata.json", "-t", "t/metadata")
     found = json.loads((buildx.folder / "metadata.json").read_text())
     assert found["containerimage.digest"] == client.images.get("t/metadata").id
     assert found["image.name"] == "docker.io/t/metadata:latest"
+    # buildx takes it for the image's id where it is there.
+    assert "containerimage.config.digest" not in found
+    shown = buildx.run("build", "-q", "--iidfile", "id", ".").stdout.decode().strip()
+    assert shown == (buildx.folder / "id").read_text() == client.images.get("t/metadata").id
+
+
+def test_metadata_of_a_layout_names_its_configuration(buildx: Buildx) -> None:
+    """What lies in no engine is known by its parts."""
+    buildx.build("--metadata-file", "metadata.json", "-o", "type=oci,dest=layout,tar=false")
+    found = json.loads((buildx.folder / "metadata.json").read_text())
+    algorithm, _, hexadecimal = found["containerimage.digest"].partition(":")
+    manifest = json.loads((buildx.folder / "layout" / "blobs" / algorithm / hexadecimal).read_text())
+    assert found["containerimage.config.digest"] == manifest["config"]["digest"]
+
+
+@pytest.mark.parametrize("output", ["type=oci,dest=x.tar", "type=docker,dest=x.tar", "type=image"])
+def test_several_outputs_agree_on_the_id(buildx: Buildx, output: str) -> None:
+    """One that is kept by an engine is enough for no digest of a configuration."""
+    buildx.build("--metadata-file", "metadata.json", "-o", output, "-o", "type=oci,dest=layout.tar")
+    found = json.loads((buildx.folder / "metadata.json").read_text())
+    assert ("containerimage.config.digest" in found) == output.startswith("type=oci")

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import pytest
 import zstandard
 
 FOLDER = Path(__file__).parents[1] / "build" / "corpus"
@@ -179,6 +180,12 @@ def find_cases() -> list[Case]:
     return [Case(path.parent) for path in sorted(FOLDER.glob("*/Dockerfile"))]
 
 
+def wait_for(case: Case) -> None:
+    """Skip what is asked for by hand alone."""
+    if (needs := case.asked.get("needs")) and not os.environ.get(needs):
+        pytest.skip(f"takes minutes: set {needs}")
+
+
 class Viewer:
     """Looks at what builds have made in one engine."""
 
@@ -218,7 +225,7 @@ class Viewer:
                 }
             }
         based = self._is_based_on(case.base, image)
-        base = self._base(case.base, times=times) if based else {}
+        base = self.tree(case.base, times=times) if based else {}
         changed = {path: what for path, what in files.items() if base.get(path) != what}
         gone = sorted(path for path in base if path not in files)
         if not based and not any(path.startswith("etc/") for path in files):
@@ -232,14 +239,17 @@ class Viewer:
         layers = [self.client.api.inspect_image(name)["RootFS"].get("Layers", []) for name in (base, image)]
         return bool(layers[1][:1] == layers[0][:1])
 
-    def _base(self, name: str, *, times: bool) -> dict[str, str]:
-        key = f"{name} {times}"
+    def tree(self, image: str, *, times: bool = False) -> dict[str, str]:
+        """Every file of an image's root, by path. What has the same layers and is made into the same container is not
+        looked at again."""
+        found = self.client.api.inspect_image(image)
+        config = {name: value for name, value in found["Config"].items() if name != "Labels"}
+        key = json.dumps([found["RootFS"].get("Layers"), config, times], sort_keys=True)
         if key not in self._trees:
-            self._trees[key] = self.tree(name, times=times)
+            self._trees[key] = self._export(image, times=times)
         return self._trees[key]
 
-    def tree(self, image: str, *, times: bool = False) -> dict[str, str]:
-        """Every file of an image's root, by path."""
+    def _export(self, image: str, *, times: bool) -> dict[str, str]:
         container = self.client.containers.create(image, ["x"], entrypoint=["x"])
         try:
             data = b"".join(container.export())

@@ -53,6 +53,12 @@ def test_what_is_left_out(text: str, out: list[str], stay: list[str]) -> None:
     }
 
 
+def test_patterns_go_out_as_clients_know_them() -> None:
+    """Below the root, without dots and double slashes; what names nothing is not said."""
+    text = b"/a\n ./b/../c// \n! //d\n/\n!.\n\\#e\n**/*.md\n"
+    assert parse_ignore(text).patterns == ("a", "c", "!d", "\\#e", "**/*.md")
+
+
 @pytest.mark.parametrize("text", ["!", "[a", "a\\", "[]", "[z-"])
 def test_patterns_that_cannot_be_are_refused(text: str) -> None:
     """Nothing is guessed."""

@@ -31,9 +31,10 @@ class _Set:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One line. ``exception``: it starts with ``!`` and brings back what earlier lines exclude."""
+    """One line. ``exception``: it starts with ``!`` and brings back what earlier lines exclude. ``pattern``: the path
+    below the root that it is about."""
 
-    text: str
+    pattern: str
     exception: bool
     matches: Callable[[str], bool]
 
@@ -51,8 +52,9 @@ class Ignore:
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """The rules as they were written, for whoever applies them elsewhere."""
-        return tuple(rule.text for rule in self.rules)
+        """The rules for whoever applies them elsewhere. Not as they were written: BuildKit's clients know ``a``, and
+        neither ``/a`` nor ``a/``."""
+        return tuple(f"{'!' * rule.exception}{rule.pattern}" for rule in self.rules if rule.pattern)
 
     def excludes(self, path: str) -> bool:
         """Whether ``path`` (relative, slashes, no dots) is left out: it or a folder above it is named."""
@@ -84,7 +86,7 @@ def make_ignore(lines: Iterable[str]) -> Ignore:
         pattern = clean_path(text[1:].strip() if exception else text)
         if exception and len(text) == 1:
             raise Invalid('illegal exclusion pattern: "!"')
-        rules.append(Rule(text, exception, compile_pattern(pattern)))
+        rules.append(Rule(pattern, exception, compile_pattern(pattern)))
     return Ignore(tuple(rules))
 
 

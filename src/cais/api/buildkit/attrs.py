@@ -13,7 +13,7 @@ from cais.api.buildkit.messages import Option as WireOption
 from cais.build.request import BuildRequest, Option
 from cais.errors import Invalid, Unsupported
 from cais.spec.container import HostConfig, Ulimit
-from cais.spec.platform import Platform, parse_platform
+from cais.spec.platform import Platform, format_platform, parse_platform
 
 FRONTEND = "dockerfile.v0"
 GATEWAY = "gateway.v0"
@@ -59,6 +59,27 @@ def parse_attrs(attrs: Mapping[str, str], entitlements: tuple[str, ...] = ()) ->
         entitlements=frozenset(entitlements),
     )
     return Asked(request, attrs.get("context", ""), call.removeprefix("frontend."))
+
+
+def format_attrs(request: BuildRequest) -> dict[str, str]:
+    """The attributes that say what a request of the classic API says; limits that BuildKit has not are left out."""
+    host = request.host
+    hosts = (pair.partition(":") for pair in host.extra_hosts)
+    found = {
+        "filename": request.dockerfile,
+        "target": request.target,
+        "platform": ",".join(map(format_platform, request.platforms)),
+        "image-resolve-mode": "pull" if request.pull else "",
+        "force-network-mode": "" if host.network_mode == "default" else host.network_mode,
+        "add-hosts": ",".join(f"{name}={address}" for name, _, address in hosts),
+        "shm-size": str(host.shm_size) if host.shm_size > 0 else "",
+        "cgroup-parent": host.cgroup_parent,
+        "ulimit": ",".join(f"{each.name}={each.soft}:{each.hard}" for each in host.ulimits),
+    }
+    found = {name: value for name, value in found.items() if value}
+    found |= {f"build-arg:{name}": value for name, value in request.args.items()}
+    found |= {f"label:{name}": value for name, value in request.labels.items()}
+    return found | ({"no-cache": ""} if request.no_cache else {})
 
 
 def _attests(attrs: Mapping[str, str]) -> Iterator[Option]:

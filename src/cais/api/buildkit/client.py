@@ -31,6 +31,7 @@ _FORWARD_AGENT = "/moby.sshforward.v1.SSH/ForwardAgent"
 _CREDENTIALS = "/moby.filesync.v1.Auth/Credentials"
 _PULL = "/moby.upload.v1.Upload/Pull"
 _HUB = "registry-1.docker.io"
+_EVERYTHING = Ignore()
 SECRET_LIMIT = 500 << 10
 """Bytes of a secret, as in BuildKit."""
 
@@ -49,8 +50,8 @@ class SessionInputs:
         """Inputs.dockerfile. The ignore file beside it goes before the context's own."""
         wanted = {name, f"{name}.dockerignore"} | ({"dockerfile"} if name == "Dockerfile" else set())
         texts, ignores = await asyncio.gather(
-            self._receive(self._dockerfile, (), wanted),
-            self._receive(self._context, (), {".dockerignore"}),
+            self._receive(self._dockerfile, _EVERYTHING, wanted),
+            self._receive(self._context, _EVERYTHING, {".dockerignore"}),
         )
         whole = Context(texts)
         try:
@@ -72,13 +73,11 @@ class SessionInputs:
     ) -> Index:
         """Inputs.context."""
         local = self._context if name == MAIN else name
-        return await self._receive(local, ignore.patterns, paths)
+        return await self._receive(local, ignore, paths)
 
-    async def _receive(
-        self, name: str, excludes: tuple[str, ...], paths: "frozenset[str] | set[str] | None"
-    ) -> Index:
+    async def _receive(self, name: str, ignore: Ignore, paths: "frozenset[str] | set[str] | None") -> Index:
         return await receive_folder(
-            self._session, self._store, name, self._folder, excludes=excludes, paths=sorted(paths or ())
+            self._session, self._store, name, self._folder, ignore=ignore, paths=sorted(paths or ())
         )
 
 

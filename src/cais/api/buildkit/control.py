@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 from cais.api.buildkit.bridge import Bridge
 from cais.api.buildkit.failure import explain
@@ -70,7 +70,12 @@ class Control:
     async def solve(self, call: Call) -> None:
         """A build, to its end; a client that goes away ends it."""
         request = await call.receive_as(SolveRequest)
+        await call.send(SolveResponse(exporter_response=await self.run(request)))
+
+    async def run(self, request: SolveRequest, body: AsyncIterator[bytes] | None = None) -> dict[str, str]:
+        """A build, to its end: the exporters' answers. ``body``: its context as a tar, if it is not in the session."""
         job = self._jobs.open(request)
+        job.body = body
         self._history.begin(request, job)
         response: dict[str, str] = {}
         failure: Status | None = None
@@ -87,7 +92,7 @@ class Control:
         finally:
             self._jobs.close(job)
             self._history.end(job, response, failure)
-        await call.send(SolveResponse(exporter_response=response))
+        return response
 
     async def _outcomes(self, request: SolveRequest, job: Job) -> tuple[Outcome, ...]:
         if request.frontend:

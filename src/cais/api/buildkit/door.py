@@ -7,6 +7,7 @@ from cais.api.buildkit.control import Control
 from cais.api.buildkit.failure import explain
 from cais.api.buildkit.history import History
 from cais.api.buildkit.jobs import Jobs
+from cais.api.buildkit.posted import PostedBuilds
 from cais.api.buildkit.sessions import Sessions
 from cais.api.buildkit.solving import Solving
 from cais.build.builder import Builder
@@ -25,6 +26,7 @@ class BuildkitDoor:
         self.solving = Solving(builder, self.sessions, self.jobs, builder.synced)
         self.history = History(root, builder.unpacker.content)
         self.control = Control(self.solving, self.sessions, self.jobs, self.history, labels)
+        self.posted = PostedBuilds(self.control, self.jobs, self.sessions)
         self._servers: set[Server] = set()
         self._handlers = {**self.control.handlers, _HEALTH: _healthy}
 

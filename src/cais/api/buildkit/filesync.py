@@ -21,6 +21,7 @@ from cais.errors import Invalid, NotFound, Unavailable
 from cais.grpc.calls import Call
 from cais.grpc.protobuf import decode, read_fields
 from cais.grpc.status import Code, RpcError
+from cais.spec.ignore import Ignore, has_wildcards
 from cais.store.layers import tar
 
 METHOD = "/moby.filesync.v1.FileSync/DiffCopy"
@@ -34,6 +35,8 @@ _OTHER_HEAD = b"\x08"
 _DATA_HEAD = b"\x08\x02"
 """How a packet of type ``DATA`` begins."""
 
+_NOTHING = Ignore()
+
 Progress = Callable[[int], None]
 """Called with the bytes that have come so far."""
 
@@ -44,24 +47,27 @@ async def receive_folder(
     name: str,
     folder: Path,
     *,
-    excludes: Iterable[str] = (),
+    ignore: Ignore = _NOTHING,
     paths: Iterable[str] = (),
 ) -> Index:
-    """The client's folder ``name``. ``excludes``: patterns of what the client leaves out; ``paths``: nothing else is
-    wanted (none: everything). Raises NotFound (no such folder there), Invalid, Unavailable, OSError."""
+    """The client's folder ``name``. ``ignore``: what the client leaves out; ``paths``: nothing else is wanted (none:
+    everything). Raises NotFound (no such folder there), Invalid, Unavailable, OSError."""
     if not session.offers(METHOD):
         raise NotFound("the client offers no folder to build from")
     metadata = {
         "dir-name": (name,),
-        "exclude-patterns": tuple(excludes),
+        "exclude-patterns": ignore.patterns,
         "followpaths": tuple(paths),
     }
+    if session.is_old:
+        metadata = _without_news(metadata)
+    filters = ignore.has_exceptions or not metadata["exclude-patterns"]
     key = f"{session.shared_key}\0{name}" if session.shared_key else ""
-    asked = repr(sorted(metadata.items()))
+    asked = repr((sorted(metadata.items()), ignore.patterns))
     async with store.receive(key, folder, part=bool(metadata["followpaths"]), asked=asked) as receiving:
         call = session.channel.call(METHOD, encode_metadata(metadata))
         try:
-            await _receive(call, receiving, TRANSFERRED.get())
+            await _receive(call, receiving, ignore if filters else _NOTHING, TRANSFERRED.get())
         except ConnectionResetError:
             raise Unavailable("the client went away while it sent files") from None
         except RpcError as error:
@@ -82,8 +88,8 @@ def _explain(error: RpcError, name: str) -> Exception:
     return Invalid(f"the client could not send {name!r}: {error.message}")
 
 
-async def _receive(call: Call, receiving: Receiving, progress: Progress | None) -> None:
-    walking = _Walk(call, receiving)
+async def _receive(call: Call, receiving: Receiving, ignore: Ignore, progress: Progress | None) -> None:
+    walking = _Walk(call, receiving, ignore)
     coming = walking.coming
     is_walked = False
     while not (is_walked and not coming):
@@ -120,9 +126,11 @@ class _Walk:
     """The files that a client names, one after the other. As long as they are word for word those of the walk before,
     nothing is taken apart."""
 
-    def __init__(self, call: Call, receiving: Receiving) -> None:
+    def __init__(self, call: Call, receiving: Receiving, ignore: Ignore) -> None:
         self._call = call
         self._receiving = receiving
+        self._ignore = ignore
+        self._held: dict[str, Stat] = {}
         self._before = receiving.memory.messages if receiving.memory else ()
         self._same = len(self._before) > 0
         self._number = 0
@@ -152,11 +160,28 @@ class _Walk:
         found = decode(message, Packet).stat
         if found is None:
             raise Invalid("the client named a file without saying which")
-        wanted = _take(self._receiving, found)
+        wanted = None if self._is_left_out(found) else self._take(found)
         if wanted is not None:
             self.coming[self._number] = wanted
             await self._call.send(Packet(type=REQ, id=self._number))
         self._number += 1
+
+    def _is_left_out(self, found: Stat) -> bool:
+        """Below an excluded folder into which an exception reaches, buildx names every file (0.29), and sends those
+        that it should have left out empty. An excluded folder is there only for what is not excluded below it."""
+        if not self._ignore.rules or not self._ignore.excludes(found.path):
+            return False
+        if found.mode & _FOLDER:
+            self._held[found.path] = found
+        return True
+
+    def _take(self, found: Stat) -> Incoming | None:
+        """Note one file of the walk, and the folders that were held back above it; what must come."""
+        above = [found.path[:at] for at, char in enumerate(found.path) if char == "/"] if self._held else ()
+        for folder in above:
+            if folder in self._held:
+                _note(self._receiving, self._held.pop(folder))
+        return _note(self._receiving, found)
 
 
 async def _next(call: Call) -> bytes:
@@ -185,8 +210,7 @@ def parse_packet(message: bytes) -> Packet:
     return decode(message, Packet)
 
 
-def _take(receiving: Receiving, found: Stat) -> Incoming | None:
-    """Note one file of the walk; what must come."""
+def _note(receiving: Receiving, found: Stat) -> Incoming | None:
     node = to_node(found)
     return None if node is None else receiving.add(found.path, node, found.mtime)
 
@@ -230,13 +254,26 @@ def _is_kept(xattr: str) -> bool:
     )
 
 
+def _without_news(values: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Without what a client of before version 23 gets wrong: names that are not ASCII, and exceptions with wildcards in
+    excluded folders. It walks through more for that, and what is excluded is left out here."""
+    patterns = values["exclude-patterns"]
+    if any(has_wildcards(pattern) for pattern in patterns if pattern.startswith("!")):
+        values = {**values, "exclude-patterns": ()}
+    return {name: texts if name == "dir-name" or _is_plain(texts) else () for name, texts in values.items()}
+
+
+def _is_plain(texts: tuple[str, ...]) -> bool:
+    return all(text.isascii() and text.isprintable() for text in texts)
+
+
 def encode_metadata(values: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     """Headers take ASCII alone: others are quoted, and marked as such (session/filesync/filesync.go)."""
     found: dict[str, tuple[str, ...]] = {}
     for name, texts in values.items():
         if not texts:
             continue
-        if all(text.isascii() and text.isprintable() for text in texts):
+        if _is_plain(texts):
             found[name] = texts
         else:
             found[name] = tuple(quote_plus(text, errors="surrogateescape") for text in texts)

@@ -53,7 +53,8 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Job:
-    """One build. ``returned``: the ids of the outcomes that the client's frontend gave back."""
+    """One build. ``returned``: the ids of the outcomes that the client's frontend gave back; ``body``: its context, if
+    that came with the order."""
 
     def __init__(self, request: SolveRequest) -> None:
         ref, session = request.ref, request.session
@@ -63,6 +64,7 @@ class Job:
         self.entitlements = request.entitlements
         self.ref = ref
         self.session = session
+        self.body: AsyncIterator[bytes] | None = None
         self.stack = AsyncExitStack()
         self.outcomes: dict[str, Outcome] = {}
         self.returned: asyncio.Future[tuple[str, ...]] = asyncio.get_running_loop().create_future()

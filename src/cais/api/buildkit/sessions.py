@@ -4,7 +4,9 @@ A client opens it with ``POST /session`` (or ``Control.Session``) and names it i
 """
 
 import asyncio
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import msgspec
 
@@ -17,13 +19,14 @@ WAIT_SECONDS = 5.0
 
 class Session(msgspec.Struct):
     """One client's. ``methods``: paths of what it offers, in lower case; ``shared_key``: the same for the same folder
-    of the same client, over builds."""
+    of the same client, over builds; ``is_old``: its docker is from before version 23."""
 
     id: str
     name: str
     shared_key: str
     methods: frozenset[str]
     channel: Channel
+    is_old: bool = False
     lost: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
     def offers(self, path: str) -> bool:
@@ -75,6 +78,17 @@ class Sessions:
         except TimeoutError:
             raise NotFound(f"no active session for {id}: did the client go away?") from None
         return self._open[id]
+
+    @contextmanager
+    def silent(self) -> Iterator[Session]:
+        """One that offers nothing, for a client that has none; open for the time of the block."""
+        id = uuid.uuid4().hex
+        session = Session(id, "", "", frozenset(), Channel())
+        self._open[id] = session
+        try:
+            yield session
+        finally:
+            del self._open[id]
 
     def close(self) -> None:
         """End all."""

@@ -29,9 +29,12 @@ from cais.build.builder import Builder
 from cais.build.building import Build
 from cais.build.context import Index
 from cais.build.deliver import Delivery, check_orders
+from cais.build.export.documents import CONFIG_DIGEST
+from cais.build.export.options import parse_bool
 from cais.build.fetch.remote import RemoteInputs
 from cais.build.inputs import MAIN, DockerfileText, Inputs, TarInputs
 from cais.build.narrate import Narrator, told
+from cais.build.request import Option
 from cais.build.share.load import Receiving, open_imports
 from cais.build.share.options import EnginePlaces, Places, parse_cache_from
 from cais.build.synced import SyncedStore
@@ -84,7 +87,7 @@ class Solving:
         check_orders(request)
         async with _while_connected(session):
             build = await job.stack.enter_async_context(self.builder.open(request))
-            source = self._inputs(asked, session, attrs, build)
+            source = self._inputs(asked, job, session, attrs, build)
             if asked.call:
                 return None, await answer_call(asked.call, build, source)
             build.origin = "" if asked.context.startswith(UPLOAD) else asked.context
@@ -98,9 +101,13 @@ class Solving:
         job.outcomes[outcome.id] = outcome
         return outcome, {}
 
-    def _inputs(self, asked: Asked, session: Session, attrs: Mapping[str, str], build: Build) -> Inputs:
+    def _inputs(
+        self, asked: Asked, job: Job, session: Session, attrs: Mapping[str, str], build: Build
+    ) -> Inputs:
         """Where the build's files come from: the client's folders, its standard input, or what it names."""
         client = SessionInputs(session, self._store, attrs, build.folder)
+        if job.body is not None:
+            return TarInputs(job.body, build.folder, self.builder.unpacker.workers)
         if not asked.context:
             return client
         has_dockerfile = "dockerfilekey" in attrs
@@ -144,8 +151,9 @@ class Solving:
             outputs = [(option, SessionSink(session, index)) for index, option in enumerate(job.outputs)]
             async with _while_connected(session):
                 response |= await delivery.deliver(outcome.solved, outputs)
-        # Clients would show it as the image's id, which is another thing here.
-        response.pop("containerimage.config.digest", None)
+        if any(map(_has_id, job.outputs)):
+            # Clients would show it as the image's id (-q, --iidfile), by which no command of theirs would find it here.
+            response.pop(CONFIG_DIGEST, None)
         return response
 
     async def read_file(self, outcome: Outcome, path: str) -> bytes:
@@ -223,6 +231,14 @@ async def _while_connected(session: Session) -> AsyncIterator[None]:
         raise
     finally:
         watching.cancel()
+
+
+def _has_id(option: Option) -> bool:
+    """Whether the image is an engine's, here or where the client loads it, and so known by its manifest's digest."""
+    is_kept = option.type in ("image", "moby", "registry") and parse_bool(
+        option.attrs.get("store", ""), "store"
+    )
+    return is_kept or option.type == "docker"
 
 
 def is_map(asked: Asked, attrs: Mapping[str, str]) -> bool:

@@ -2,6 +2,7 @@
 
 import base64
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -9,12 +10,15 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
+from cais.api.buildkit.attrs import FRONTEND, format_attrs
+from cais.api.buildkit.messages import CacheOptions, Option, SolveRequest
+from cais.api.buildkit.posted import PostedBuild
 from cais.api.call import Call
 from cais.api.filters import check_filters
-from cais.api.replies import cancelled_when_gone, json_reply, stream_json
+from cais.api.replies import cancelled_when_gone, empty_reply, json_reply, stream_json
 from cais.api.router import Route
 from cais.api.services import Services
-from cais.api.wire.build import Teller, build_error_line, finding_reply
+from cais.api.wire.build import Teller, build_error_line, finding_reply, posted_error_line
 from cais.build.cache import parse_usage_filter
 from cais.build.request import BuildRequest
 from cais.errors import Invalid, Unsupported
@@ -28,6 +32,8 @@ from cais.spec.registryauth import find_entry, make_key
 T = TypeVar("T")
 
 _HEADER_LIMIT = 1 << 20
+SESSION, UPLOAD = "client-session", "upload-request"
+"""Where BuildKit's builds of older clients have their context: in the session, or in a request of its own."""
 _PRUNE_FILTERS = frozenset(("until", "unused-for", "all", "id", "parent", "type", "description", "inuse"))
 
 
@@ -36,17 +42,21 @@ class BuildRoutes:
 
     def __init__(self, services: Services) -> None:
         self._builder = services.builder
+        self._posted = services.buildkit.posted
 
     def routes(self) -> list[Route]:
         """The table's part."""
         return [
             Route("POST", "/build", self.build),
             Route("POST", "/build/prune", self.prune),
+            Route("POST", "/build/cancel", self.cancel),
             Route("POST", "/cais/build/check", self.check),
         ]
 
     async def build(self, call: Call) -> web.StreamResponse:
         """An image from the context in the body."""
+        if call.text("version", "1") == "2":
+            return await self._by_buildkit(call)
         request = parse_request(call)
         teller = Teller(quiet=call.flag("q"))
 
@@ -66,6 +76,25 @@ class BuildRoutes:
         # A client that goes away ends its build, even while nothing is to be told.
         with cancelled_when_gone(call):
             return await stream_json(call, lines(), build_error_line)
+
+    async def _by_buildkit(self, call: Call) -> web.StreamResponse:
+        """A build of an older docker's BuildKit; or only the context for one."""
+        id = call.text("buildid")
+        with cancelled_when_gone(call):
+            if id.startswith(f"{UPLOAD}:"):
+                await self._posted.upload(id.removeprefix(f"{UPLOAD}:"), call.stream.iter_any())
+                reply = empty_reply(200)
+                if not call.stream.is_eof():
+                    reply.force_close()  # the build failed before it had read all
+                return reply
+            return await stream_json(call, self._posted.lines(parse_posted(call)), posted_error_line)
+
+    async def cancel(self, call: Call) -> web.Response:
+        """End a build that was asked for with this ``buildid``. Idempotent."""
+        if not call.text("id"):
+            raise Invalid("build ID not provided")
+        self._posted.cancel(call.text("id"))
+        return empty_reply(200)
 
     async def check(self, call: Call) -> web.Response:
         """What the checks find in a Dockerfile, with the lines they are about."""
@@ -93,8 +122,6 @@ class BuildRoutes:
 
 def parse_request(call: Call) -> BuildRequest:
     """The query of ``POST /build`` (Engine API, "Build an image"). Raises Invalid, Unsupported."""
-    if call.text("version", "1") == "2":
-        raise Unsupported("this engine has no BuildKit: build with DOCKER_BUILDKIT=0, or with cais build")
     if call.flag("squash"):
         raise Unsupported("squash is not supported")
     platform = call.text("platform")
@@ -110,6 +137,41 @@ def parse_request(call: Call) -> BuildRequest:
         host=_parse_host(call),
         credentials=parse_credentials(call.request.headers.get("X-Registry-Config", "")),
     )
+
+
+def parse_posted(call: Call) -> PostedBuild:
+    """The query of ``POST /build?version=2``. Raises Invalid, Unsupported."""
+    request, remote = parse_request(call), call.text("remote")
+    attrs = format_attrs(request)
+    if remote and remote not in (SESSION, UPLOAD):
+        attrs["context"] = remote
+    attrs["cache-from"] = ",".join(_parse(call, "cachefrom", tuple[str, ...], ()))
+    inline = (Option(type="inline"),) if request.args.get("BUILDKIT_INLINE_CACHE") in ("1", "true") else ()
+    order = SolveRequest(
+        ref=uuid.uuid4().hex,
+        session=call.text("session"),
+        frontend=FRONTEND,
+        frontend_attrs=attrs,
+        cache=CacheOptions(exports=inline),
+        entitlements=("network.host",) if request.host.network_mode == "host" else (),
+        exporters=_parse_outputs(call, request.names),
+    )
+    body = None if remote else call.stream.iter_any()
+    return PostedBuild(order, call.text("buildid"), body, remote == UPLOAD, call.flag("q"))
+
+
+class _Output(msgspec.Struct, frozen=True, rename="pascal"):
+    type: str = ""
+    attrs: dict[str, str] | None = None
+
+
+def _parse_outputs(call: Call, names: tuple[str, ...]) -> tuple[Option, ...]:
+    outputs = _parse(call, "outputs", tuple[_Output, ...], ()) or (_Output("moby"),)
+    found = []
+    for output in outputs:
+        named = {"name": ",".join(names)} if names and output.type in ("moby", "image") else {}
+        found.append(Option(type=output.type, attrs={**(output.attrs or {}), **named}))
+    return tuple(found)
 
 
 def parse_name(text: str) -> str:

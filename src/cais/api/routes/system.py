@@ -19,7 +19,7 @@ from cais.api.wire.base import format_time
 _PING_HEADERS = {
     **COMMON_HEADERS,
     # 1: the classic builder; BuildKit ("2") comes with the build room.
-    "Builder-Version": "1",
+    "Builder-Version": "2",
     "Cache-Control": "no-cache, no-store, must-revalidate",
     "Pragma": "no-cache",
     "Swarm": "inactive",

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from cais.api.buildkit.failure import explain
 from cais.api.wire.base import format_time
 from cais.api.wire.images import pull_line
 from cais.build.cache import Usage
@@ -112,6 +113,11 @@ def build_error_line(error: Exception) -> Line:
     if isinstance(error, CommandFailed):
         detail = {"code": error.code, "message": text}
     return {"errorDetail": detail, "error": text}
+
+
+def posted_error_line(error: Exception) -> Line:
+    """The same for a build by BuildKit, in the words that its own clients are told."""
+    return {"errorDetail": {"message": explain(error).message}, "error": explain(error).message}
 
 
 def finding_reply(file: Dockerfile, finding: Finding) -> Line:
