@@ -102,7 +102,7 @@ class Gate(Protocol):
 
 
 class Upload(Protocol):
-    """A blob that is arriving. One request at a time writes to it."""
+    """A blob that is arriving. One request at a time writes to it; when it has ended, NotFound is raised."""
 
     id: str
     size: int
@@ -110,6 +110,15 @@ class Upload(Protocol):
 
     async def append(self, chunk: bytes) -> None:
         """Add ``chunk``. Raises OSError (a full disk), after which the upload is as it was before the chunk."""
+        ...
+
+    def open(self) -> BinaryIO:
+        """The bytes so far, for reading while more arrive; the caller closes it, and may go on reading after
+        ``commit``."""
+        ...
+
+    def release(self) -> None:
+        """Let go of what writing holds: nobody may come back for long. Writing takes it again; idempotent."""
         ...
 
     async def commit(self, expected: Digest) -> int:
@@ -157,11 +166,20 @@ class Blobs(Protocol):
         ...
 
     def list(self) -> AsyncIterator[tuple[Digest, int]]:
-        """Every blob and its size, in no order."""
+        """Every blob and its size, in no order. Others have their turn in between."""
         ...
 
     async def verify(self, digest: Digest) -> bool:
         """Read it through: whether it is still what it is called. Raises NotFound."""
+        ...
+
+    async def recover(self) -> Sequence[Digest]:
+        """Before anything else after a start: the blobs whose bytes a crash of the machine has spoiled, which are gone
+        then."""
+        ...
+
+    async def settle(self) -> None:
+        """Now and then: everything is on the disk for good, so that ``recover`` need not read it."""
         ...
 
     async def quarantine(self, digest: Digest) -> None:

@@ -106,6 +106,27 @@ class Catalog:
         )
         return [_manifest(row) for row in rows]
 
+    async def list_parents(self, repository: str, digest: Digest) -> list[Digest]:
+        """Some manifests of the repository that name the digest."""
+        rows = self._db.read(
+            "SELECT e.manifest FROM repositories r JOIN edges e ON e.repository = r.id AND e.digest = ? "
+            "WHERE r.name = ? LIMIT 3",
+            digest,
+            repository,
+        )
+        return [Digest(manifest) for (manifest,) in rows]
+
+    async def find_holder(self, prefix: str, digest: Digest) -> str | None:
+        """A repository whose name starts with ``prefix`` and that has the blob."""
+        row = self._db.read_one(
+            "SELECT r.name FROM links l JOIN blobs b ON b.digest = l.digest AND NOT b.damaged "
+            "JOIN repositories r ON r.id = l.repository WHERE l.digest = ? AND substr(r.name, 1, ?) = ?",
+            digest,
+            len(prefix),
+            prefix,
+        )
+        return row[0] if row else None
+
     async def generation(self) -> int:
         """The current one."""
         return _generation(self._db.read_one)
@@ -139,7 +160,8 @@ class Catalog:
 
         def act(db: sqlite3.Connection) -> bool:
             found = db.execute(
-                "SELECT 1 FROM repositories r JOIN links l ON l.repository = r.id AND l.digest = ? WHERE r.name = ?",
+                "SELECT 1 FROM repositories r JOIN links l ON l.repository = r.id AND l.digest = ? "
+                "JOIN blobs b ON b.digest = l.digest AND NOT b.damaged WHERE r.name = ?",
                 (digest, source),
             ).fetchone()
             if not found:
@@ -164,16 +186,23 @@ class Catalog:
         return await self._db.write(act)
 
     async def put_manifest(
-        self, repository: str, document: Document, tags: Sequence[str], event: Event
+        self,
+        repository: str,
+        document: Document,
+        tags: Sequence[str],
+        event: Event,
+        *,
+        is_partial: bool = False,
     ) -> None:
         """Record a manifest whose bytes are kept, and what it names; point ``tags`` at it. All of it or nothing, on
         the disk when this returns. Raises Refusal: a blob is absent (MANIFEST_BLOB_UNKNOWN), a tag may not move or
-        the quota does not allow it (DENIED)."""
+        the quota does not allow it (DENIED). ``is_partial``: what it names need not be here."""
 
         def act(db: sqlite3.Connection) -> None:
             id = _ensure_repository(db, repository)
             now = time.time_ns()
-            _check_parts(db, id, document)
+            if not is_partial:
+                _check_parts(db, id, document)
             _insert_manifest(db, id, document, now)
             for tag in tags:
                 _set_tag(db, id, repository, tag, document.digest, now)
@@ -346,6 +375,11 @@ class Catalog:
             )
         )
 
+    async def note_lost(self, digests: Iterable[Digest]) -> None:
+        """The bytes of these are gone, if they are on record: who pushes is told so and sends them again."""
+        rows = [(digest,) for digest in digests]
+        await self._db.write(lambda db: db.executemany("UPDATE blobs SET damaged = 1 WHERE digest = ?", rows))
+
     async def list_damaged(self) -> list[tuple[Digest, str]]:
         """Damaged blobs with each repository that has them."""
         rows = self._db.read(
@@ -434,7 +468,8 @@ def _check_parts(db: sqlite3.Connection, id: int, document: Document) -> None:
     """All that it names is here, and as large as it says."""
     for digest, size in document.blobs:
         row = db.execute(
-            "SELECT b.size FROM links l JOIN blobs b USING (digest) WHERE l.repository = ? AND l.digest = ?",
+            "SELECT b.size FROM links l JOIN blobs b USING (digest) WHERE l.repository = ? AND l.digest = ? "
+            "AND NOT b.damaged",
             (id, digest),
         ).fetchone()
         if row is None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
 
@@ -29,7 +30,7 @@ class Collected(msgspec.Struct):
 
 class Collector:
     """``grace``: seconds for which a blob stays that was pushed, mounted or asked for, whoever names it. ``untagged``:
-    manifests without a tag go too."""
+    manifests without a tag go too. ``lease``: what keeps backups out while blobs go; false: one is under way."""
 
     def __init__(
         self,
@@ -39,8 +40,10 @@ class Collector:
         *,
         untagged: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        lease: Callable[[], AbstractContextManager[bool]] = lambda: nullcontext(True),
     ) -> None:
         self._registry = registry
+        self._lease = lease
         self._grace = grace
         self._upload_age = upload_age
         self._untagged = untagged
@@ -49,21 +52,29 @@ class Collector:
         self._lock = asyncio.Lock()
 
     async def collect(self) -> Collected:
-        """One collection; a second one waits for the first."""
+        """One collection; a second one waits for the first. During a backup: none."""
         async with self._lock:
             done = Collected()
-            # The generation is not older than the grace period: what was touched in the one before has had as long.
-            if self._clock() - self._advanced >= self._grace:
-                await self._registry.advance()
-                self._advanced = self._clock()
-            done.uploads = await self._registry.blobs.clean(self._upload_age)
-            await self._drop(done)
-            await self._drop_strays(done)
+            with self._lease() as may_remove:
+                if may_remove:
+                    await self._collect(done)
+                else:
+                    log.info("no collection: a backup is under way")
             return done
+
+    async def _collect(self, done: Collected) -> None:
+        # The generation is not older than the grace period: what was touched in the one before has had as long.
+        if self._clock() - self._advanced >= self._grace:
+            await self._registry.advance()
+            self._advanced = self._clock()
+        done.uploads = await self._registry.blobs.clean(self._upload_age)
+        await self._drop(done)
+        await self._drop_strays(done)
 
     async def _drop(self, done: Collected) -> None:
         catalog = self._registry.catalog
         while self._untagged and (count := await catalog.drop_untagged(STEP)):
+            self._registry.forget_all()  # memory must not say of one that it is still here
             done.manifests += count
         while count := await catalog.drop_links(STEP):
             done.links += count

@@ -5,12 +5,15 @@ each in a savepoint of its own, and commits them together: one sync of the disk 
 """
 
 import asyncio
+import errno
 import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from urllib.parse import quote
 
 from cais.errors import Conflict, Corrupt, Unsupported
 
@@ -23,7 +26,8 @@ class Database:
     """One file. ``schemas``: each room's scripts, one per version, appended to and never changed."""
 
     def __init__(self, path: Path, schemas: Mapping[str, Sequence[str]]) -> None:
-        """Open or make it. Raises Corrupt; Unsupported: written by a newer Cais; Conflict: in use."""
+        """Open or make it. Raises Corrupt; Unsupported: written by a newer Cais; Conflict: in use; OSError: the disk
+        is full."""
         self.path = path
         try:
             self._writer = _connect(path)
@@ -33,7 +37,7 @@ class Database:
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise Conflict(f"database {path} is in use by another process") from error
-            raise
+            raise _told(error) from None
         except sqlite3.DatabaseError as error:
             raise Corrupt(f"{path} is not a usable database: {error}") from error
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
@@ -50,21 +54,12 @@ class Database:
 
     async def write(self, act: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:
         """Run ``act`` in a transaction: all of it happens, or, if it raises, nothing. ``durable``: return when it
-        would survive a crash of the machine; others survive one of the process, and come in order."""
+        would survive a crash of the machine; others survive one of the process, and come in order. Raises OSError when
+        the disk is full."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._queue.put(_Work(act, durable, future))
         # Shielded: a client that goes away must not leave half of what follows an act undone.
         return await asyncio.shield(future)
-
-    def backup(self, target: Path) -> None:
-        """Copy the database as it is at one moment into ``target``, while it is in use. Blocking."""
-        source = _connect(self.path)
-        copy = sqlite3.connect(target)
-        try:
-            source.backup(copy)
-        finally:
-            copy.close()
-            source.close()
 
     def close(self) -> None:
         """Finish what is queued and let go of the file. Idempotent."""
@@ -101,7 +96,7 @@ class Database:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
             for work in batch:
-                work.error, work.answer = error, None
+                work.error, work.answer = _told(error), None
         for work in batch:
             work.tell()
 
@@ -122,6 +117,8 @@ class _Work:
         try:
             self.answer = self.act(db)
         except BaseException as error:
+            if not db.in_transaction:
+                raise  # SQLite has undone all of it by itself, the others' acts too: a full disk
             self.error = error
             db.execute("ROLLBACK TO act")
         db.execute("RELEASE act")
@@ -141,6 +138,23 @@ class _Work:
             self._future.set_result(self.answer)
 
 
+def _told(error: BaseException) -> BaseException:
+    """The error in the terms of who called: a full disk is one whoever notices it."""
+    full = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
+    if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode in full:
+        return OSError(errno.ENOSPC, f"no space left for the database: {error}")
+    return error
+
+
+def copy_database(source: Path, target: Path, *, is_still: bool = False) -> None:
+    """Copy a database as it is at one moment, in use or not. ``is_still``: nobody writes to it, so it may be where
+    nobody can write. Raises sqlite3.Error, OSError."""
+    how = "mode=ro&immutable=1" if is_still else "mode=rw"
+    name = f"file:{quote(str(source))}?{how}"
+    with closing(sqlite3.connect(name, uri=True)) as db, closing(sqlite3.connect(target)) as copy:
+        db.backup(copy)
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
     db.execute("PRAGMA journal_mode=WAL")
@@ -150,6 +164,8 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _migrate(db: sqlite3.Connection, path: Path, schemas: Mapping[str, Sequence[str]]) -> None:
+    if _is_current(db, schemas):
+        return  # nothing is written then: a hub starts on a full disk too
     db.execute("BEGIN IMMEDIATE")
     db.execute("CREATE TABLE IF NOT EXISTS schemas (room TEXT PRIMARY KEY, version INTEGER NOT NULL)")
     for room, steps in schemas.items():
@@ -163,3 +179,10 @@ def _migrate(db: sqlite3.Connection, path: Path, schemas: Mapping[str, Sequence[
                 db.execute(statement)
         db.execute("INSERT OR REPLACE INTO schemas VALUES (?, ?)", (room, len(steps)))
     db.execute("COMMIT")
+
+
+def _is_current(db: sqlite3.Connection, schemas: Mapping[str, Sequence[str]]) -> bool:
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'schemas'").fetchone():
+        return False
+    known = dict(db.execute("SELECT room, version FROM schemas"))
+    return all(known.get(room) == len(steps) for room, steps in schemas.items())

@@ -24,7 +24,7 @@ def read_document(data: bytes, media_type: str, digest: Digest) -> Document:
     blobs: tuple[Descriptor, ...] = ()
     if isinstance(parsed, Manifest):
         blobs = (parsed.config, *(layer for layer in parsed.layers if not _is_elsewhere(layer)))
-    if any(blob.size < 0 for blob in blobs):
+    if any(entry.size < 0 for entry in (*entries, *blobs)):
         raise Refusal("MANIFEST_INVALID", "invalid manifest: a size is negative")
     return Document(
         digest=digest,

@@ -12,12 +12,12 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from cais.errors import Corrupt, NotFound
+from cais.errors import Corrupt, Invalid, NotFound
 from cais.spec.digest import Digest
 from cais.store.content import Content
 
@@ -49,7 +49,10 @@ class FileUpload:
 
     def _append(self, chunk: bytes) -> None:
         if self._file is None:
-            self._file = self.path.open("ab", buffering=0)
+            # Not made: an upload that has ended meanwhile must not begin again in its middle.
+            self._check_active()
+            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            self._file = os.fdopen(fd, "ab", buffering=0)
         view = memoryview(chunk)
         try:
             while view:
@@ -60,11 +63,14 @@ class FileUpload:
         self._hash.update(chunk)
         self.size += len(chunk)
 
+    def open(self) -> BinaryIO:
+        """See ``base.Upload``."""
+        return self.path.open("rb", buffering=0)
+
     async def commit(self, expected: Digest) -> int:
         """See ``base.Upload``."""
         self.release()
-        if not self.size:
-            self.path.touch(mode=0o600)
+        self._check_active()
         if expected.algorithm == "sha256":
             found = self._hash.hexdigest()
         else:
@@ -83,10 +89,14 @@ class FileUpload:
         self._blobs.forget(self.id)
 
     def release(self) -> None:
-        """Close the file between requests. Idempotent."""
+        """See ``base.Upload``."""
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _check_active(self) -> None:
+        if not self.path.exists():
+            raise NotFound(f"no such upload: {self.id}")
 
     def catch_up(self) -> None:
         """Read what an earlier process left. Blocking."""
@@ -105,6 +115,7 @@ class FileBlobs:
         self._uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._open: dict[str, FileUpload] = {}
         self._unsynced: set[Digest] = set()
+        self._is_fresh = False
         self._neighbours = tuple(neighbours)
         self._seen: dict[str, float] = {}
 
@@ -125,8 +136,14 @@ class FileBlobs:
         if not path.exists():
             raise NotFound(f"no such upload: {id}")
         upload = FileUpload(self, id, path)
-        await _in_thread(upload.catch_up)
-        # Another request may have found it meanwhile: there must be one object of it.
+        try:
+            await _in_thread(upload.catch_up)
+        except FileNotFoundError:
+            raise NotFound(f"no such upload: {id}") from None
+        # Another request may have found it meanwhile: there must be one object of it. Or even have ended it: what was
+        # read of it then would be taken for the upload by whoever asks next.
+        if id not in self._open and not path.exists():
+            raise NotFound(f"no such upload: {id}")
         return self._open.setdefault(id, upload)
 
     def _path(self, scope: str, id: str) -> Path:
@@ -141,7 +158,11 @@ class FileBlobs:
         target = self._content.path(digest)
         target.parent.mkdir(exist_ok=True)
         path.rename(target)
+        self._note_new(digest)
+
+    def _note_new(self, digest: Digest) -> None:
         self._unsynced.add(digest)
+        self._is_fresh = True
 
     async def adopt(self, digest: Digest) -> int | None:
         """Take a blob that a neighbour has, without copying; its size, or None if none has it."""
@@ -152,19 +173,21 @@ class FileBlobs:
                 target.parent.mkdir(exist_ok=True)
                 with suppress(FileExistsError):
                     os.link(source, target, follow_symlinks=False)
-                self._unsynced.add(digest)
+                self._note_new(digest)
                 return target.stat().st_size
         return None
 
     async def put(self, digest: Digest, data: bytes) -> None:
         """See ``base.Blobs``."""
-        if not self._content.has(digest):
-            path = self._path("", uuid.uuid4().hex)
-            try:
-                path.write_bytes(data)
-                self.accept(path, digest)
-            finally:
-                path.unlink(missing_ok=True)
+        with suppress(NotFound, Corrupt, Invalid):
+            self._content.read(digest, limit=len(data))
+            return
+        path = self._path("", uuid.uuid4().hex)
+        try:
+            path.write_bytes(data)
+            self.accept(path, digest)
+        finally:
+            path.unlink(missing_ok=True)
 
     async def read(self, digest: Digest, limit: int) -> bytes:
         """See ``base.Blobs``."""
@@ -197,7 +220,10 @@ class FileBlobs:
 
     async def list(self) -> AsyncIterator[tuple[Digest, int]]:
         """See ``base.Blobs``."""
-        for digest in await _in_thread(self._content.list):
+        for number, digest in enumerate(await _in_thread(self._content.list)):
+            # Nothing else here waits: of a million blobs, everybody would for long.
+            if not number % 100:
+                await asyncio.sleep(0)
             with suppress(NotFound):
                 yield digest, self._content.size(digest)
 
@@ -208,6 +234,18 @@ class FileBlobs:
         except Corrupt:
             return False
         return True
+
+    async def recover(self) -> Sequence[Digest]:
+        """See ``base.Blobs``."""
+        return await _in_thread(self._content.sweep)
+
+    async def settle(self) -> None:
+        """See ``base.Blobs``."""
+        if self._is_fresh:
+            self._is_fresh = False
+            now = set(self._unsynced)
+            await _in_thread(self._content.settle)
+            self._unsynced -= now
 
     async def quarantine(self, digest: Digest) -> None:
         """See ``base.Blobs``."""
@@ -229,6 +267,18 @@ class FileBlobs:
                     await upload.abort()
                 (self._uploads / name).unlink(missing_ok=True)
         return cleaned
+
+
+def try_link(source: Path, target: Path) -> bool:
+    """Give a file a second name. False: it cannot be (another file system, one without links, too many of them), and
+    must be copied. Raises FileNotFoundError."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def _hash_file(path: Path, algorithm: str) -> str:

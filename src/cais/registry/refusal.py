@@ -8,7 +8,6 @@ from cais.errors import (
     AlreadyExists,
     CaisError,
     Conflict,
-    Corrupt,
     Denied,
     Invalid,
     NotFound,
@@ -46,7 +45,6 @@ _KINDS = {
     AlreadyExists: "DENIED",
     Conflict: "DENIED",
     Invalid: "MANIFEST_INVALID",
-    Corrupt: "DIGEST_INVALID",
     Unsupported: "UNSUPPORTED",
     Unavailable: "UNAVAILABLE",
 }
@@ -81,4 +79,4 @@ def format_refusal(refusal: Refusal) -> bytes:
     entry = {"code": refusal.code, "message": str(refusal)}
     if refusal.detail is not None:
         entry["detail"] = refusal.detail
-    return msgspec.json.encode({"errors": [entry]})
+    return msgspec.json.encode({"errors": [entry]}, enc_hook=str)

@@ -5,26 +5,28 @@ chooses, a record's bytes are there, and bytes without a record are garbage that
 keeps the collector's removal and somebody's new upload of the same bytes apart.
 """
 
-import asyncio
+import errno
 import hashlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from typing import BinaryIO
+from collections.abc import Awaitable, Callable, Sequence
+from typing import BinaryIO, Protocol
 
 import msgspec
 
 from cais.errors import NotFound
+from cais.registry.arrivals import Arrival
 from cais.registry.base import Blobs, Caller, Document, Event, ManifestRecord, Upload
 from cais.registry.catalog import Catalog
 from cais.registry.documents import MAX_MANIFEST, read_document
 from cais.registry.refusal import Refusal
+from cais.registry.turns import Turns
 from cais.spec.digest import Digest, digest_bytes
 
 log = logging.getLogger(__name__)
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 CACHE_BYTES = 32 << 20
 """Manifests kept in memory, by their size."""
 
@@ -37,6 +39,28 @@ class Found(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class Source(Protocol):
+    """Repositories that are another registry's and are fetched on demand: ``upstreams.Upstreams``. Asked only for what
+    is not in memory (manifests) or not here (blobs)."""
+
+    def covers(self, repository: str) -> bool:
+        """Whether it is one of these: it is read through this, and nobody pushes to it."""
+        ...
+
+    async def find_manifest(self, repository: str, ref: Digest | str) -> Found:
+        """In the place of ``Registry.find_manifest``. Raises Refusal."""
+        ...
+
+    async def find_blob(self, repository: str, digest: Digest, *, fetch: bool) -> int:
+        """The size of a blob that is not here. ``fetch``: it is being brought, or is here, when this returns. Raises
+        Refusal."""
+        ...
+
+    def find_arrival(self, repository: str, digest: Digest) -> Arrival | None:
+        """The blob, if it is on its way."""
+        ...
+
+
 class Registry:
     """One process's; all methods on the event loop. Callers have been checked by the ``Gate`` already."""
 
@@ -45,7 +69,8 @@ class Registry:
         self.catalog = catalog
         self.after_push: list[Callable[[str, Document], Awaitable[None]]] = []
         """Told of every manifest that was pushed, after it is on record and before the client is answered."""
-        self._locks: dict[Digest, tuple[asyncio.Lock, int]] = {}
+        self.upstreams: Source | None = None
+        self._turns = Turns()
         self._cache: OrderedDict[str, dict[str, Found]] = OrderedDict()
         self._cached = 0
         self._touched: set[tuple[str, Digest]] = set()
@@ -63,12 +88,24 @@ class Registry:
         found = self.cached_manifest(repository, ref)
         if found is not None:
             return found
+        if self.upstreams is not None and self.upstreams.covers(repository):
+            return await self.upstreams.find_manifest(repository, ref)
+        return await self.read_manifest(repository, ref)
+
+    async def read_manifest(self, repository: str, ref: Digest | str) -> Found:
+        """As ``find_manifest``, of what is here."""
         record = await self.catalog.find_manifest(repository, ref)
         if record is None:
             if not await self.catalog.has_repository(repository):
                 raise Refusal("NAME_UNKNOWN", f"no such repository: {repository}")
             raise Refusal("MANIFEST_UNKNOWN", f"no such manifest in {repository}: {ref}")
-        data = await self.blobs.read(record.digest, MAX_MANIFEST)
+        try:
+            data = await self.blobs.read(record.digest, MAX_MANIFEST)
+        except NotFound:
+            # The scrubber has put it aside: as with a blob, who pushes is told so and sends it again.
+            raise Refusal(
+                "MANIFEST_UNKNOWN", f"manifest {ref} of {repository} is damaged: push it again"
+            ) from None
         found = Found(record.digest, record.media_type, data)
         self._remember(repository, ref, found)
         return found
@@ -85,13 +122,20 @@ class Registry:
         if counts:
             await self.catalog.note_pulls(counts, pulled)
 
-    async def find_blob(self, repository: str, digest: Digest) -> int:
+    async def find_blob(self, repository: str, digest: Digest, *, fetch: bool = False) -> int:
         """The size of a blob of the repository. Who is told that it is here may rely on it for the grace period.
+        ``fetch``: it will be read; of an upstream's repository it may still be on its way then (``find_arrival``).
         Raises Refusal BLOB_UNKNOWN."""
         size = await self.catalog.find_blob(repository, digest)
-        if size is None or not await self._touch(repository, digest):
-            raise Refusal("BLOB_UNKNOWN", f"no such blob in {repository}: {digest}")
-        return size
+        if size is not None and await self._touch(repository, digest, reads=fetch):
+            return size
+        if self.upstreams is not None and self.upstreams.covers(repository):
+            return await self.upstreams.find_blob(repository, digest, fetch=fetch)
+        raise Refusal("BLOB_UNKNOWN", f"no such blob in {repository}: {digest}")
+
+    def find_arrival(self, repository: str, digest: Digest) -> Arrival | None:
+        """The blob, if it is on its way from an upstream: its bytes are not all here."""
+        return None if self.upstreams is None else self.upstreams.find_arrival(repository, digest)
 
     def open_blob(self, digest: Digest) -> BinaryIO:
         """The blob's bytes; after ``find_blob``. Raises Refusal BLOB_UNKNOWN: just removed."""
@@ -108,6 +152,13 @@ class Registry:
 
     # Pushing
 
+    def check_push(self, repository: str) -> None:
+        """Raises Refusal DENIED for a repository that is an upstream's."""
+        if self.upstreams is not None and self.upstreams.covers(repository):
+            raise Refusal(
+                "DENIED", f"{repository} is a copy of another registry's repository: push it there, not here"
+            )
+
     async def find_upload(self, repository: str, id: str) -> Upload:
         """Raises Refusal BLOB_UPLOAD_UNKNOWN."""
         try:
@@ -117,7 +168,7 @@ class Registry:
 
     async def finish_upload(self, repository: str, upload: Upload, digest: Digest) -> None:
         """Make the upload a blob of the repository. Raises Refusal, Corrupt."""
-        async with self._locked(digest):
+        async with self._turns.turn(digest):
             size = await upload.commit(digest)
             await self._link(repository, digest, size)
 
@@ -126,7 +177,7 @@ class Registry:
         adopt = getattr(self.blobs, "adopt", None)
         if adopt is None:
             return False
-        async with self._locked(digest):
+        async with self._turns.turn(digest):
             size = await adopt(digest)
             if size is None:
                 return False
@@ -145,9 +196,11 @@ class Registry:
         data: bytes,
         caller: Caller,
         tags: Sequence[str] = (),
+        *,
+        is_partial: bool = False,
     ) -> Document:
         """Keep a manifest, and point the tag at it if ``ref`` is one. When this returns, it and all it names are on the
-        disk. Raises Refusal."""
+        disk. ``is_partial``: what it names may come later, or never. Raises Refusal."""
         digest = digest_bytes(data)
         if isinstance(ref, Digest):
             digest = _check_digest(ref, data)
@@ -155,19 +208,20 @@ class Registry:
         tags = tags if isinstance(ref, Digest) else (ref,)
         await self.blobs.sync(blob for blob, _ in document.blobs)
         event = _event("push", caller, repository, digest, tag=" ".join(tags))
-        async with self._locked(digest):
+        async with self._turns.turn(digest):
             known = await self.catalog.is_known(digest)
             await self.blobs.put(digest, data)
             await self.blobs.sync((digest,))
             try:
-                await self.catalog.put_manifest(repository, document, tags, event)
+                await self.catalog.put_manifest(repository, document, tags, event, is_partial=is_partial)
             except Exception:
                 if not known:
                     await self._remove_unknown(digest)
                 raise
             finally:
                 self.forget(repository)
-        for tell in self.after_push:
+        # Nobody has pushed a partial one; and who reads its config here could read what its repository does not have.
+        for tell in () if is_partial else self.after_push:
             await tell(repository, document)
         return document
 
@@ -196,9 +250,22 @@ class Registry:
         finally:
             self.forget(repository)
 
+    def forget_all(self) -> None:
+        """As ``forget``, of all repositories."""
+        self._cache.clear()
+        self._cached = 0
+
     def forget(self, repository: str) -> None:
         """Memory may not be true of this repository any more; also for who writes to the catalog past this class."""
         self._cached -= sum(len(found.data) for found in self._cache.pop(repository, {}).values())
+
+    async def recover(self) -> None:
+        """Before the first request: put on record what a crash of the machine has spoiled. A blob is on record before
+        it is synced; only what a manifest names, and was answered, is promised to be there."""
+        lost = await self.blobs.recover()
+        if lost:
+            log.error("the machine has crashed and spoiled %d blobs: %s", len(lost), " ".join(lost))
+            await self.catalog.note_lost(lost)
 
     # For the collector
 
@@ -211,7 +278,7 @@ class Registry:
 
     async def remove_bytes(self, digest: Digest) -> int:
         """Remove a blob's bytes if it is not on record (again); the bytes freed."""
-        async with self._locked(digest):
+        async with self._turns.turn(digest):
             return await self._remove_unknown(digest)
 
     async def _remove_unknown(self, digest: Digest) -> int:
@@ -226,14 +293,19 @@ class Registry:
             await self._remove_unknown(digest)
             raise
 
-    async def _touch(self, repository: str, digest: Digest) -> bool:
-        """Once a generation is enough."""
+    async def _touch(self, repository: str, digest: Digest, *, reads: bool) -> bool:
+        """Once a generation is enough. Who only ``reads`` it builds nothing upon it, and may do so on a full disk."""
         key = (repository, digest)
         if key in self._touched:
             return True
         touched = self._touched
-        if not await self.catalog.touch_blob(repository, digest):
-            return False
+        try:
+            if not await self.catalog.touch_blob(repository, digest):
+                return False
+        except OSError as error:
+            if reads and error.errno in FULL:
+                return True
+            raise
         touched.add(key)  # the set of the generation it was asked in: if another has begun, this is forgotten
         return True
 
@@ -243,20 +315,6 @@ class Registry:
         self._cached += len(found.data)
         while self._cached > CACHE_BYTES and self._cache:
             self.forget(next(iter(self._cache)))
-
-    @asynccontextmanager
-    async def _locked(self, digest: Digest) -> AsyncIterator[None]:
-        lock, users = self._locks.get(digest) or (asyncio.Lock(), 0)
-        self._locks[digest] = lock, users + 1
-        try:
-            async with lock:
-                yield
-        finally:
-            users = self._locks[digest][1] - 1
-            self._locks[digest] = lock, users
-            if not users:
-                with suppress(KeyError):
-                    del self._locks[digest]
 
 
 def _check_digest(wanted: Digest, data: bytes) -> Digest:

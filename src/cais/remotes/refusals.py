@@ -27,6 +27,10 @@ class Interrupted(Unavailable):
         self.is_answered = is_answered
 
 
+class Forbidden(NotFound):
+    """Not there, or not ours to see: the registry does not say which (401, 403)."""
+
+
 class LostUpload(Interrupted):
     """The registry does not know the upload any more, or not where it stands: it has to begin anew."""
 
@@ -71,14 +75,14 @@ def make_refusal(
 ) -> CaisError:
     """The error for an answer that was not what was asked for.
 
-    NotFound for what is not there or not ours to see (Docker does not tell the two apart), Interrupted for what
-    may pass, Unavailable for all else.
+    NotFound for what is not there, Forbidden for what may also be not ours to see (to clients both are NotFound, as
+    with Docker), Interrupted for what may pass, Unavailable for all else.
     """
     code, _ = read_error(body)
     said = describe_body(body, secrets)
     if status in (401, 403) or code in _DENIED:
         reason = said or "denied: requested access to the resource is denied"
-        return NotFound(
+        return Forbidden(
             f"pull access denied for {reference.familiar_name}, repository does not exist or may require "
             f"'docker login': {reason}"
         )

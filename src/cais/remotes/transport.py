@@ -46,6 +46,7 @@ class Transport:
 
     ``scope``: what tokens are for if the registry does not say; ``extra``: what they are for in any case.
     ``offline``: ask token servers for a refresh token too, and keep it as ``refresh_token``.
+    ``connect``: makes what decides which addresses may be connected to; without, all may.
     """
 
     def __init__(
@@ -56,12 +57,14 @@ class Transport:
         *,
         extra: str = "",
         offline: bool = False,
+        connect: Callable[[], aiohttp.BaseConnector] | None = None,
     ) -> None:
         self._hosts = hosts
         self._credentials = credentials
         self._scope = scope
         self._extra = extra
         self._offline = offline
+        self._connect = connect
         self.refresh_token = ""
         self._session: aiohttp.ClientSession | None = None
         self._authorizations: dict[str, str] = {}
@@ -221,6 +224,7 @@ class Transport:
         if self._session is None:
             # No trust_env: it would also send what stands in root's ~/.netrc.
             self._session = aiohttp.ClientSession(
+                connector=self._connect() if self._connect else None,
                 timeout=aiohttp.ClientTimeout(
                     total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS
                 ),

@@ -119,7 +119,7 @@ def format_descriptor(descriptor: Descriptor) -> bytes:
 def _decode_object(data: bytes) -> dict[str, Any]:
     try:
         raw = _without_nulls(msgspec.json.decode(data))
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"invalid manifest: {error}") from error
     if not isinstance(raw, dict):
         raise Invalid("invalid manifest: want a JSON object")

@@ -101,7 +101,7 @@ def parse_image_config(data: bytes) -> ImageConfig:
     """Parse an OCI or Docker image configuration. Raises Invalid naming the wrong field."""
     try:
         raw = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"invalid image config: {error}") from error
     if not isinstance(raw, dict):
         raise Invalid("invalid image config: want a JSON object")

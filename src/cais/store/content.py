@@ -205,23 +205,26 @@ class Content:
         """Replace ``index.json``, by which other tools find the images in this folder."""
         self._replace(self._root / "index.json", format_manifest(index))
 
-    def sweep(self) -> None:
-        """Remove left-overs of interrupted work, and blobs that a crash of the machine has damaged.
+    def sweep(self) -> Sequence[Digest]:
+        """Remove left-overs of interrupted work, and blobs that a crash of the machine has damaged: those it returns.
 
         At the engine's start only: running writers would lose their files.
         """
+        removed = list[Digest]()
         for path in self._root.glob(f"{_TEMPORARY}*"):
             path.unlink(missing_ok=True)
         self.ingest.sweep()
         boot, _, settled = self._read_settled().partition(" ")
         if boot == _boot_id():
-            return
+            return removed
         for digest in self._list_changed(int(settled or 0)):
             try:
                 self.verify(digest)
             except Corrupt:
                 self.remove(digest)
+                removed.append(digest)
         self.settle()
+        return removed
 
     def settle(self) -> None:
         """Put every blob onto the disk for good, so that it survives a crash of the machine. Slow; idempotent."""

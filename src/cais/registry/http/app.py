@@ -21,7 +21,7 @@ ACTIONS: dict[Action, tuple[str, ...]] = {"pull": ("pull",), "push": ("pull", "p
 
 
 class RegistryApp:
-    """Answers everything below ``/v2/``; never raises but for cancellation and a client that has gone."""
+    """Answers everything below ``/v2/``; never raises but for cancellation."""
 
     def __init__(self, registry: Registry, gate: Gate, *, max_blob: int = 0) -> None:
         self._registry = registry
@@ -51,7 +51,10 @@ class RegistryApp:
         try:
             return await self._answer(request)
         except ConnectionError:
-            raise
+            # The client has gone, and what is answered goes nowhere; raised, aiohttp would log it as a failure.
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response(status=499)
         except Exception as error:
             reply = _refuse(error)
             if request.body_exists and not request.content.is_eof():
@@ -64,6 +67,8 @@ class RegistryApp:
         authorization = request.headers.get("Authorization", "")
         try:
             caller = await self._gate.identify(authorization, address)
+            if path in ("/v2/", "/v2", "/v2/_catalog") and request.method not in ("GET", "HEAD"):
+                raise _unsupported(request)
             if path in ("/v2/", "/v2"):
                 await self._gate.check(caller, "", "pull")
                 return answer_json({})
@@ -77,12 +82,14 @@ class RegistryApp:
         parse_name(repository)
         route = self._routes.get((verb, request.method))
         if route is None:
-            raise Refusal("UNSUPPORTED", f"{request.method} is not done here")
+            raise _unsupported(request)
         act, action = route
         try:
             await self._gate.check(caller, repository, action)
         except Unauthenticated as error:
             raise self._challenged(request, error, repository, ACTIONS[action]) from None
+        if action == "push":
+            self._registry.check_push(repository)
         if request.headers.get("Expect", "").lower() == "100-continue":
             await _continue(request)
         return await act(Ask(request=request, caller=caller, repository=repository, rest=rest, query=query))
@@ -108,6 +115,10 @@ class RegistryApp:
         origin = f"{request.scheme}://{request.host}"
         refusal.headers["WWW-Authenticate"] = self._gate.challenge(origin, repository, actions)
         return refusal
+
+
+def _unsupported(request: web.BaseRequest) -> Refusal:
+    return Refusal("UNSUPPORTED", f"{request.method} is not done here")
 
 
 def _refuse(error: Exception) -> web.Response:

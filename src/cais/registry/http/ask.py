@@ -31,7 +31,10 @@ def split_path(raw: str) -> tuple[str, dict[str, str]]:
         key, _, value = part.partition("=")
         query.setdefault(unquote(key.replace("+", " ")), unquote(value.replace("+", " ")))
     if "%" in path:
-        path = unquote(path, errors="strict") if path.isascii() else path
+        try:
+            path = unquote(path, errors="strict")
+        except UnicodeDecodeError:
+            raise Refusal("NAME_INVALID", "invalid path") from None
     if "\0" in path or "//" in path:
         raise Refusal("NAME_INVALID", "invalid path")
     return path, query

@@ -45,7 +45,8 @@ class Puller:
     async def blob(self, ask: Ask) -> web.StreamResponse:
         """GET and HEAD ``/v2/<name>/blobs/<digest>``, with ranges (RFC 9110, section 14)."""
         digest = parse_digest_text(ask.rest)
-        size = await self._registry.find_blob(ask.repository, digest)
+        wants_bytes = ask.request.method == "GET"
+        size = await self._registry.find_blob(ask.repository, digest, fetch=wants_bytes)
         headers = {
             "Content-Type": "application/octet-stream",
             "Docker-Content-Digest": digest,
@@ -57,17 +58,23 @@ class Puller:
         if _is_known(ask, digest):
             return web.Response(status=304, headers=headers)
         status, start, end = 200, 0, size
+        # Of GET alone: RFC 9110, section 14.2.
         wanted = ask.request.headers.get("Range")
-        if wanted and ask.request.headers.get("If-Range", f'"{digest}"') == f'"{digest}"':
+        if wanted and wants_bytes and ask.request.headers.get("If-Range", f'"{digest}"') == f'"{digest}"':
             span = parse_range(wanted, size)
             if span is not None:
                 status, (start, end) = 206, span
                 headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
         headers["Content-Length"] = str(end - start)
-        if ask.request.method == "HEAD":
+        if not wants_bytes:
             return web.Response(status=status, headers=headers)
-        with self._registry.open_blob(digest) as file:
-            return await send_file(ask.request, status, headers, file, start, end)
+        arrival = self._registry.find_arrival(ask.repository, digest)
+        if arrival is not None and status == 206:
+            # Who asks for a part could not be told by a cut connection that the whole turned out wrong.
+            await arrival.wait_whole()
+            arrival = None
+        with arrival.open() if arrival else self._registry.open_blob(digest) as file:
+            return await send_file(ask.request, status, headers, file, range(start, end), arrival)
 
     async def tags(self, ask: Ask) -> web.StreamResponse:
         """GET ``/v2/<name>/tags/list``."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 from aiohttp import web
 
@@ -12,10 +13,13 @@ from cais.registry.http.ask import Ask, answer
 from cais.registry.naming import parse_digest_text, parse_name, parse_ref, parse_upload
 from cais.registry.refusal import Refusal
 from cais.registry.registry import Registry
+from cais.registry.turns import Busy, Turns
 from cais.spec.digest import Digest
 
 CHUNK = 1 << 20
 """Bytes that are gathered before they are hashed and written: fewer hand-overs to a thread."""
+TURN = 3.0
+"""Seconds that a request waits for another one that writes to the same upload."""
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?(\d{1,18})-(\d{1,18})(?:/(?:\d+|\*))?")
 
 
@@ -26,7 +30,7 @@ class Pusher:
         self._registry = registry
         self._gate = gate
         self._max_blob = max_blob
-        self._busy: set[str] = set()
+        self._turns = Turns()
 
     # Uploads
 
@@ -48,35 +52,52 @@ class Pusher:
 
     async def chunk(self, ask: Ask) -> web.StreamResponse:
         """PATCH: add what comes to the upload."""
-        upload = await self._find(ask)
-        with _Turn(self._busy, upload.id):
+        async with self._turn(ask) as upload:
             self._check_order(ask, upload)
             await self._receive(ask, upload)
             return _accepted(ask.repository, upload, 202)
 
     async def finish(self, ask: Ask) -> web.StreamResponse:
         """PUT: the last of it, perhaps all of it or nothing, and what it must be."""
-        upload = await self._find(ask)
         digest = parse_digest_text(ask.query.get("digest", ""))
-        with _Turn(self._busy, upload.id):
+        async with self._turn(ask) as upload:
             self._check_order(ask, upload)
             await self._receive(ask, upload)
             await self._finish(ask, upload, digest)
         return _created(ask.repository, digest)
 
     async def status(self, ask: Ask) -> web.StreamResponse:
-        """GET: how much has arrived."""
+        """GET: how much has arrived. Of a request whose client has just gone, what had come is still being written: it
+        is waited for, or the client would take up the upload in the wrong place."""
+        with suppress(Refusal):
+            async with self._turn(ask):
+                pass
         return _accepted(ask.repository, await self._find(ask), 204)
 
     async def cancel(self, ask: Ask) -> web.StreamResponse:
         """DELETE: forget it."""
-        upload = await self._find(ask)
-        with _Turn(self._busy, upload.id):
+        async with self._turn(ask) as upload:
             await upload.abort()
         return answer(204)
 
     async def _find(self, ask: Ask) -> Upload:
         return await self._registry.find_upload(ask.repository, parse_upload(ask.rest))
+
+    @asynccontextmanager
+    async def _turn(self, ask: Ask) -> AsyncIterator[Upload]:
+        """The upload, for one request at a time. Raises Refusal when another writes to it for longer than TURN: the
+        bytes of both would be out of order."""
+        try:
+            async with self._turns.turn(f"{ask.repository}/{parse_upload(ask.rest)}", TURN):
+                # Looked for only now: who had the turn before may have ended it.
+                upload = await self._find(ask)
+                try:
+                    yield upload
+                finally:
+                    upload.release()
+        except Busy:
+            message = "another request is writing to this upload"
+            raise Refusal("BLOB_UPLOAD_INVALID", message, status=409) from None
 
     async def _try_mount(self, ask: Ask) -> bool:
         """Take the blob from another repository that the caller may read, or from a store beside ours. Refusing is no
@@ -98,7 +119,7 @@ class Pusher:
         return True
 
     async def _receive(self, ask: Ask, upload: Upload) -> None:
-        async for piece in gather(ask.request, CHUNK):
+        async for piece in gather(ask.request, CHUNK, skip_rest=upload.size == 0):
             if self._max_blob and upload.size + len(piece) > self._max_blob:
                 await upload.abort()
                 raise Refusal("SIZE_INVALID", f"a blob may have {self._max_blob} bytes", status=413)
@@ -153,25 +174,15 @@ class Pusher:
         return answer(202)
 
 
-class _Turn:
-    """One request at a time writes to an upload; a second one is refused, as its bytes would be out of order."""
-
-    def __init__(self, busy: set[str], id: str) -> None:
-        self._busy = busy
-        self._id = id
-
-    def __enter__(self) -> None:
-        if self._id in self._busy:
-            raise Refusal("BLOB_UPLOAD_INVALID", "another request is writing to this upload", status=409)
-        self._busy.add(self._id)
-
-    def __exit__(self, *_: object) -> None:
-        self._busy.discard(self._id)
-
-
-async def gather(request: web.BaseRequest, size: int, *, limit: int = 0) -> AsyncIterator[bytes]:
+async def gather(
+    request: web.BaseRequest, size: int, *, limit: int = 0, skip_rest: bool = False
+) -> AsyncIterator[bytes]:
     """The request's body in pieces of about ``size`` bytes. Raises Refusal SIZE_INVALID when it is longer than
-    ``limit``; ConnectionError when the client goes away, after the piece that had come."""
+    ``limit``; ConnectionError when the client goes away, after the piece that had come.
+
+    ``skip_rest``: nothing was there before. A single byte of a cut request is then dropped, because "Range: 0-0", which
+    says that one byte is here, is what clients read as none.
+    """
     content, parts, have, total = request.content, [], 0, 0
     try:
         while data := await content.readany():
@@ -184,7 +195,7 @@ async def gather(request: web.BaseRequest, size: int, *, limit: int = 0) -> Asyn
                 yield b"".join(parts)
                 parts, have = [], 0
     except OSError:
-        if parts and not limit:
+        if parts and not limit and not (skip_rest and total == 1):
             yield b"".join(parts)  # an upload can be taken up where it was cut
         raise
     if parts:

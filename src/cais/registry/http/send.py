@@ -11,6 +11,9 @@ from typing import BinaryIO
 
 from aiohttp import web
 
+from cais.registry.arrivals import Arrival
+from cais.registry.refusal import Refusal
+
 PIECE = 4 << 20
 COPY = 256 << 10
 """Bytes a copy through Python takes at a time (TLS)."""
@@ -19,23 +22,42 @@ PATIENCE = 60.0
 
 
 async def send_file(
-    request: web.BaseRequest, status: int, headers: Mapping[str, str], file: BinaryIO, start: int, end: int
+    request: web.BaseRequest,
+    status: int,
+    headers: Mapping[str, str],
+    file: BinaryIO,
+    span: range,
+    arrival: Arrival | None = None,
 ) -> web.StreamResponse:
-    """Answer with the bytes ``start`` to ``end`` of ``file``; ``headers`` say how many they are. Raises
-    ConnectionError: the client has gone."""
+    """Answer with the bytes ``span`` of ``file``; ``headers`` say how many they are. ``arrival``: they are still being
+    written, and it says how far. Raises ConnectionError: the client has gone, or the rest does not come."""
     reply = web.StreamResponse(status=status, headers=headers)
     await reply.prepare(request)
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the client has gone")
     await request.writer.drain()
-    if transport.get_extra_info("sslcontext") is not None or not await _flushed(transport):
-        await _copy(reply, file, start, end)
-    else:
-        await _send(transport, file.fileno(), start, end)
+    copies = transport.get_extra_info("sslcontext") is not None or not await _flushed(transport)
+    start, end = span.start, span.stop
+    while start < end:
+        stop = end if arrival is None else min(end, await _wait(arrival, start, transport))
+        if copies:
+            await _copy(reply, file, start, stop)
+        else:
+            await _send(transport, file.fileno(), start, stop)
+        start = stop
     request.writer.length = 0  # aiohttp counts what it writes itself: the body has gone past it
     await reply.write_eof()
     return reply
+
+
+async def _wait(arrival: Arrival, start: int, transport: asyncio.Transport) -> int:
+    try:
+        return await arrival.wait_beyond(start)
+    except Refusal as refusal:
+        # The head has gone out: all that can still be said is that this is not the whole.
+        transport.abort()
+        raise ConnectionResetError(str(refusal)) from refusal
 
 
 async def _flushed(transport: asyncio.Transport) -> bool:
