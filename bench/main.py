@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from bench import build, images, measures
+from bench import build, hub, images, measures
 from bench.measures import Row
 from bench.sides import Cais, Dockerd
 
@@ -31,9 +31,13 @@ ENGINE: dict[str, Measure] = {
 def main() -> int:
     """Exit code 1 when a *must* is missed."""
     options = parse_options()
-    with tempfile.TemporaryDirectory(prefix="cais-bench-") as folder:
-        rows = measure(options, Path(folder))
-    text = report(rows, docker_version(options.docker))
+    if options.area == "hub":
+        rows, client = hub.measure(options), "raw sockets"
+    else:
+        with tempfile.TemporaryDirectory(prefix="cais-bench-") as folder:
+            rows = measure(options, Path(folder))
+        client = docker_version(options.docker)
+    text = report(rows, client)
     print(text)
     if options.out:
         options.out.write_text(text)
@@ -43,12 +47,12 @@ def main() -> int:
 def parse_options() -> argparse.Namespace:
     """Flags and environment."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("area", nargs="?", default="engine", choices=["engine", "images", "build"])
+    parser.add_argument("area", nargs="?", default="engine", choices=["engine", "images", "build", "hub"])
     parser.add_argument("--runs", type=int, default=30, help="rounds of each interleaved measure")
     parser.add_argument(
         "--only",
         default="",
-        help=f"comma-separated: {', '.join((*ENGINE, *images.MEASURES, *build.MEASURES))}",
+        help=f"comma-separated: {', '.join((*ENGINE, *images.MEASURES, *build.MEASURES, *hub.MEASURES))}",
     )
     parser.add_argument(
         "--classic",

@@ -26,6 +26,8 @@ class LiveHub:
     root: Path
     port: int
     words: tuple[str, ...] = ()
+    netns: int = 0
+    """A process in whose network namespace it listens; 0: the test's."""
     lines: list[str] = field(default_factory=list)
     """What it said on standard output until it was ready."""
     process: "subprocess.Popen[str] | None" = None
@@ -48,7 +50,8 @@ class LiveHub:
 
     def start(self) -> None:
         """Start it and wait until it says that it is ready."""
-        command = [sys.executable, "-m", "cais.hub.main", "--root", str(self.root), "--listen", self.address]
+        command = ["nsenter", f"--net=/proc/{self.netns}/ns/net"] if self.netns else []
+        command += [sys.executable, "-m", "cais.hub.main", "--root", str(self.root), "--listen", self.address]
         log = (self.root.parent / f"{self.root.name}.log").open("a")
         self.process = subprocess.Popen(
             [*command, "--access-log", str(self.root.parent / f"{self.root.name}.access"), *self.words],
@@ -63,6 +66,7 @@ class LiveHub:
             self.lines.append(line.strip())
             if "ready on" in line:
                 return
+        self.kill()
         raise AssertionError((self.root.parent / f"{self.root.name}.log").read_text()[-3000:])
 
     def kill(self) -> None:

@@ -72,12 +72,13 @@ class Response:
 
 
 class Connection:
-    """A socket to the engine."""
+    """A socket to the engine, or to another server, which is called ``name``."""
 
-    __slots__ = ("_rest", "idle", "sock")
+    __slots__ = ("_name", "_rest", "idle", "sock")
 
-    def __init__(self, sock: Any) -> None:
+    def __init__(self, sock: Any, name: str = "localhost") -> None:
         self.sock = sock
+        self._name = name
         self.idle = True
         self._rest = b""
 
@@ -89,7 +90,7 @@ class Connection:
         Raises Refused for a status of 400 and above, Unreachable when the connection breaks.
         """
         self.idle = False
-        sent: list[tuple[str, str]] = [("Host", "localhost"), *fields]
+        sent: list[tuple[str, str]] = [("Host", self._name), *fields]
         data = b""
         if body is None:
             if method == "POST":

@@ -22,7 +22,7 @@ _LONGEST = 64 << 10
 def login(session: Session, flags: Flags) -> int:
     """Have the engine try a password at a registry, and keep what it may be asked with from now on."""
     key = parse_key(flags.args[0] if flags.args else "")
-    auth = _read_auth(flags, key)
+    auth = read_auth(flags, key)
     answer = session.call("POST", "/auth", body=auth) or {}
     if token := str(answer.get("IdentityToken") or ""):
         auth = {**auth, "password": "", "identitytoken": token}
@@ -48,7 +48,7 @@ def parse_key(server: str) -> str:
     return HUB_KEY if not server or is_hub(server) else make_key(strip_server(server))
 
 
-def _read_auth(flags: Flags, key: str) -> dict[str, str]:
+def read_auth(flags: Flags, key: str) -> dict[str, str]:
     """An AuthConfig from the flags, from what is kept already, or from whoever sits at the terminal."""
     username, password = flags.text("username"), flags.text("password")
     if flags.on("password-stdin"):
@@ -67,14 +67,14 @@ def _read_auth(flags: Flags, key: str) -> dict[str, str]:
     if not username or not password:
         if not is_terminal(0):
             raise Failure("Error: Cannot perform an interactive login from a non TTY device")
-        username = username or _ask("Username: ")
-        password = password or _ask("Password: ", echo=False)
+        username = username or ask("Username: ")
+        password = password or ask("Password: ", echo=False)
     if not username or not password:
         raise Failure("username and password are required")
     return make_auth(key, username, password)
 
 
-def _ask(prompt: str, *, echo: bool = True) -> str:
+def ask(prompt: str, *, echo: bool = True) -> str:
     """A line from the terminal, which does not show it unless ``echo``."""
     if echo:
         return _read_line(prompt).strip()

@@ -20,6 +20,8 @@ class HubConfig(msgspec.Struct, frozen=True, kw_only=True):
     root: Path = DEFAULT_ROOT
     listen: tuple[str, ...] = (DEFAULT_LISTEN,)
     name: str = "Cais Hub"
+    origin: str = ""
+    """Where clients find the hub, ``https://hub.example.com``; empty: where they say that they do."""
     open: bool = False
     """No accounts: everybody may do everything."""
     anonymous_pull: bool = True
@@ -46,13 +48,14 @@ class HubConfig(msgspec.Struct, frozen=True, kw_only=True):
     scrub_every: float = 24 * 3600.0
     access_log: Path | None = None
     proxies: tuple[str, ...] = ()
-    """Addresses of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."""
+    """Addresses or networks of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."""
 
 
 _HELP = {
     "root": "folder of blobs and records (default: /var/lib/cais-hub)",
     "listen": "address:port to listen on, may be repeated (default: 127.0.0.1:5000)",
     "name": "what the pages call this hub",
+    "origin": "https://name by which clients find the hub, for what it tells them (default: the name they use)",
     "open": "no accounts: everybody may do everything (loopback only, or behind something that asks)",
     "anonymous_pull": "public repositories may be pulled by anybody (default; --no-anonymous-pull)",
     "signup": "anybody may make an account on the pages",
@@ -72,7 +75,7 @@ _HELP = {
     "collect_untagged": "manifests without a tag are garbage",
     "scrub_every": "seconds in which every blob is read through once",
     "access_log": "file for one line of JSON per request (default: standard error)",
-    "proxies": "address of a reverse proxy to believe; may be repeated",
+    "proxies": "address or network of a reverse proxy to believe; may be repeated",
 }
 
 

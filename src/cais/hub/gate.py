@@ -1,35 +1,45 @@
 """Who may do what: the hub's accounts in front of the registry, and the token server that Docker's clients ask."""
 
+import asyncio
 import base64
-import binascii
-import hmac
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from urllib.parse import parse_qsl
 
+import msgspec
 from aiohttp import web
 
 from cais.errors import CaisError, Denied, Invalid, Unauthenticated
 from cais.hub.accounts import ROLES, Accounts
-from cais.hub.tokens import LIFE, MAX_SCOPES, PREFIX, Grants, Signer, matches, parse_scope
+from cais.hub.tokens import CATALOG, LIFE, MAX_SCOPES, PREFIX, Grants, Signer, matches, parse_scope
 from cais.registry.base import Action, Caller
-from cais.registry.catalog import namespace_of
+from cais.registry.catalog import ROOT_NAMESPACE, namespace_of
 from cais.registry.database import Database
 from cais.registry.http.ask import answer_json
+from cais.registry.origins import Origin
 from cais.registry.refusal import as_refusal, format_refusal
+from cais.remotes.auth import ANONYMOUS
 
 MAX_FORM = 64 << 10
+MAX_PATTERNS = 2000
+"""Characters of a kept token's limits that a registry token can carry: it must fit into a header."""
 _REFUSED = "no such repository, or you may not do this with it"
 
 
 class AccountGate:
-    """See ``base.Gate``. ``anonymous``: public repositories may be pulled by who has not logged in."""
+    """See ``base.Gate``. ``anonymous``: public repositories may be pulled by who has not logged in; ``origin``: where
+    the token server is, for who comes by another name too; empty: where the client says that we are."""
 
-    def __init__(self, accounts: Accounts, database: Database, signer: Signer, *, anonymous: bool) -> None:
+    def __init__(
+        self, accounts: Accounts, database: Database, signer: Signer, *, anonymous: bool, origin: str = ""
+    ) -> None:
         self._accounts = accounts
         self._db = database
         self._signer = signer
         self._anonymous = anonymous
+        self._origin = origin
+        self.find_origin: Callable[[str], Origin | None] = lambda _: None
+        """Which other registry a repository comes from."""
 
     async def identify(self, authorization: str, address: str) -> Caller:
         """See ``base.Gate``. Takes Basic (password or kept token) and Bearer (registry token or kept token)."""
@@ -45,17 +55,11 @@ class AccountGate:
             found = self._accounts.find_token(value.strip())
             if found is None:
                 raise Unauthenticated("the token is not valid")
-            return Caller(
-                account=found.account,
-                admin=found.admin,
-                grants=found.grants,
-                kind=found.kind,
-                address=address,
-            )
+            return msgspec.structs.replace(found, address=address)
         claims = self._signer.read(value.strip())
         account = self._accounts.find(claims.account) if claims.account else None
-        if claims.account and (account is None or account.disabled):
-            raise Unauthenticated("the token's account is gone")
+        if claims.account and (account is None or account.disabled or account.stamp != claims.stamp):
+            raise Unauthenticated("the token has ended")
         return Caller(
             account=claims.account,
             admin=account.admin if account else False,
@@ -86,7 +90,19 @@ class AccountGate:
         role = self._accounts.role(caller.account, namespace_of(repository)) if caller.account else ""
         if action in ROLES.get(role, ()):
             return True
-        return action == "pull" and (self._anonymous or bool(caller.account)) and self._is_public(repository)
+        return (
+            action == "pull"
+            and (self._anonymous or bool(caller.account))
+            and self._is_open(caller, repository)
+        )
+
+    def _is_open(self, caller: Caller, repository: str) -> bool:
+        """What comes from elsewhere need not be here yet; where the hub has credentials there, it may be somebody's
+        own, and is for those that have logged in."""
+        origin = self.find_origin(repository)
+        if origin is not None:
+            return bool(caller.account) or origin.credentials == ANONYMOUS
+        return self._is_public(repository)
 
     def _is_public(self, repository: str) -> bool:
         row = self._db.read_one("SELECT private FROM repositories WHERE name = ?", repository)
@@ -94,16 +110,17 @@ class AccountGate:
 
     async def visible(self, caller: Caller, names: Sequence[str]) -> list[str]:
         """See ``base.Gate``."""
-        if caller.grants is None or caller.kind == "token":
-            return [name for name in names if self.may(caller, name, "pull")]
-        # A registry token for the catalog names no repository: what the account may see counts.
-        free = Caller(account=caller.account, admin=caller.admin, kind=caller.kind)
-        return [name for name in names if self.may(free, name, "pull")]
+        await asyncio.sleep(
+            0
+        )  # who may see little is shown little, page after page: others have their turn between
+        if caller.grants is not None and CATALOG in caller.grants:
+            caller = msgspec.structs.replace(caller, grants=None)
+        return [name for name in names if self.may(caller, name, "pull")]
 
     def challenge(self, origin: str, repository: str, actions: Iterable[str]) -> str:
         """See ``base.Gate``."""
         scope = f',scope="repository:{repository}:{",".join(actions)}"' if repository else ""
-        return f'Bearer realm="{origin}/token",service="{self._signer.service}"{scope}'
+        return f'Bearer realm="{self._origin or origin}/token",service="{self._signer.service}"{scope}'
 
     # The token server
 
@@ -116,7 +133,10 @@ class AccountGate:
             headers = {"Content-Type": "application/json", **refusal.headers}
             if refusal.status == 401:
                 headers["WWW-Authenticate"] = 'Basic realm="cais"'
-            return web.Response(status=refusal.status, body=format_refusal(refusal), headers=headers)
+            reply = web.Response(status=refusal.status, body=format_refusal(refusal), headers=headers)
+            if request.body_exists and not request.content.is_eof():
+                reply.force_close()  # the rest of the form is not read
+            return reply
 
     async def _token(self, request: web.BaseRequest) -> web.StreamResponse:
         address = request.remote or "unix"
@@ -124,18 +144,19 @@ class AccountGate:
             form = await read_form(request)
             caller = await self._by_form(form, address)
         elif request.method == "GET":
-            form = parse_qsl(request.raw_path.partition("?")[2])
+            form = parse_qsl(request.raw_path.partition("?")[2], keep_blank_values=True)
             caller = await self.identify(request.headers.get("Authorization", ""), address)
         else:
             raise Invalid("want GET or POST")
         fields = dict(form)
-        if not hmac.compare_digest(fields.get("service", "").encode(), self._signer.service.encode()):
+        if fields.get("service", "") != self._signer.service:
             raise Invalid(f"this is the token server of {self._signer.service!r}")
         if caller.kind == "bearer":
             raise Unauthenticated("a registry token cannot be exchanged for another")
         asked = [word for key, value in form if key == "scope" for word in value.split()][:MAX_SCOPES]
-        grants = self._decide(caller, asked)
-        token, now = self._signer.sign(caller.account, grants)
+        grants = self.decide(caller, asked)
+        account = self._accounts.find(caller.account) if caller.account else None
+        token, now = self._signer.sign(caller.account, grants, account.stamp if account else 0)
         answer: dict[str, object] = {"token": token, "access_token": token, "expires_in": LIFE}
         answer["issued_at"] = _iso(now)
         return answer_json(answer, {"Cache-Control": "no-store"})
@@ -149,9 +170,13 @@ class AccountGate:
             return await self.identify(f"Bearer {fields.get('refresh_token', '')}", address)
         raise Invalid("want grant_type password or refresh_token")
 
-    def _decide(self, caller: Caller, asked: Sequence[str]) -> Grants:
+    def decide(self, caller: Caller, asked: Sequence[str]) -> Grants:
         """What of the scopes that were asked for is allowed; less is no error (the client is told on use)."""
         grants: dict[str, frozenset[str]] = {}
+        if caller.grants is None and (not asked or f"{CATALOG}:*" in asked):
+            grants[CATALOG] = frozenset({"*"})
+        elif caller.grants is not None and f"{CATALOG}:*" in asked:
+            grants |= _pull_only(caller.grants)
         for text in asked:
             scope = parse_scope(text)
             if scope is not None:
@@ -165,7 +190,7 @@ def parse_basic(value: str) -> tuple[str, str]:
     """Name and password. Raises Unauthenticated."""
     try:
         name, colon, secret = base64.b64decode(value.strip(), validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # binascii's too
         raise Unauthenticated("invalid Basic authorization") from None
     if not colon:
         raise Unauthenticated("invalid Basic authorization")
@@ -186,12 +211,25 @@ async def read_form(request: web.BaseRequest) -> list[tuple[str, str]]:
 
 
 def _granted(grants: Mapping[str, frozenset[str]], repository: str, action: str) -> bool:
-    exact = grants.get(repository)
-    if exact is not None and action in exact:
+    if action in grants.get(repository, ()):
         return True
+    # What a namespace's patterns mean, they mean of the root's repositories too, which do not say its name.
+    full = repository if "/" in repository else f"{ROOT_NAMESPACE}/{repository}"
     return any(
-        "*" in name and action in actions and matches(name, repository) for name, actions in grants.items()
+        "*" in name and action in actions and (matches(name, repository) or matches(name, full))
+        for name, actions in grants.items()
     )
+
+
+def _pull_only(grants: Grants) -> dict[str, frozenset[str]]:
+    """A kept token's limits as a registry token's, to list what they mean; no more than a header holds."""
+    found: dict[str, frozenset[str]] = {}
+    left = MAX_PATTERNS
+    for pattern, actions in grants.items():
+        left -= len(pattern)
+        if "pull" in actions and left >= 0:
+            found[pattern] = frozenset({"pull"})
+    return found
 
 
 def _iso(seconds: int) -> str:

@@ -2,24 +2,32 @@
 
 import asyncio
 import contextlib
-import fcntl
+import functools
 import logging
-import os
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from typing import Self
 
 from aiohttp import web
 
-from cais.errors import Conflict
 from cais.hub import schema as hub_schema
 from cais.hub.accounts import Accounts
+from cais.hub.api.app import PREFIXES, ApiApp
+from cais.hub.api.services import Services
+from cais.hub.audit import Audit
 from cais.hub.config import HubConfig
+from cais.hub.courier import Courier
 from cais.hub.gate import AccountGate
+from cais.hub.images import Images
+from cais.hub.pages.pages import Pages
+from cais.hub.pages.site import Services as PageServices
 from cais.hub.passwords import Passwords
+from cais.hub.repositories import Repositories
 from cais.hub.search import Labels, Search
-from cais.hub.server import Answer, Measures, Server
+from cais.hub.server import Answer, Measures, Server, local_hosts, parse_own_origin, parse_proxies
 from cais.hub.tokens import Signer, load_key
+from cais.hub.webhooks import Webhooks
 from cais.registry import schema as registry_schema
 from cais.registry.base import Gate
 from cais.registry.catalog import Catalog
@@ -28,7 +36,11 @@ from cais.registry.database import Database
 from cais.registry.files import FileBlobs
 from cais.registry.gates import OpenGate
 from cais.registry.http.app import RegistryApp
+from cais.registry.leases import collecting, holding_root
+from cais.registry.origins import parse_origin
 from cais.registry.registry import Registry
+from cais.registry.retention import apply as apply_retention
+from cais.registry.upstreams import Upstreams
 
 log = logging.getLogger(__name__)
 SERVICE = "cais-hub"
@@ -45,16 +57,42 @@ class Hub:
         self.config = config
         self.database = database
         self.passwords = Passwords()
-        self.accounts = Accounts(database, self.passwords, signup=config.signup, htpasswd=config.htpasswd)
+        self.accounts = Accounts(
+            database,
+            self.passwords,
+            signup=config.signup,
+            htpasswd=config.htpasswd,
+            admins=config.admin,
+            taken=[text.partition("=")[0].partition("/")[0] for text in config.upstream],
+        )
+        origin = parse_own_origin(config.origin)
         signer = Signer(load_key(config.root / "hub.key"), SERVICE)
-        self.guard = AccountGate(self.accounts, database, signer, anonymous=config.anonymous_pull)
+        self.guard = AccountGate(
+            self.accounts, database, signer, anonymous=config.anonymous_pull, origin=origin
+        )
         self.gate: Gate = OpenGate() if config.open else self.guard
         self.registry = Registry(FileBlobs(config.root, config.share), Catalog(database))
+        self.upstreams: Upstreams | None = None
+        if config.upstream:
+            self.upstreams = Upstreams(
+                self.registry,
+                [parse_origin(text) for text in config.upstream],
+                expiry=config.upstream_expiry,
+                allow_private=config.allow_private,
+            )
+            self.registry.upstreams = self.upstreams
+            self.guard.find_origin = self.upstreams.find_origin
         self.collector = Collector(
-            self.registry, config.grace, config.upload_age, untagged=config.collect_untagged
+            self.registry,
+            config.grace,
+            config.upload_age,
+            untagged=config.collect_untagged,
+            lease=functools.partial(collecting, config.root),
         )
         self.scrubber = Scrubber(self.registry)
         self.search = Search(database)
+        self.webhooks = Webhooks(database, self.accounts, allow_private=config.allow_private)
+        self.courier = Courier(database, allow_private=config.allow_private)
         self.registry.after_push.append(Labels(database, self.registry).learn)
         self.measures = Measures()
         self.invitation = ""
@@ -65,36 +103,74 @@ class Hub:
             ("/v2/", "registry", registry),
             ("/token", "token", self.guard.token),
             ("/metrics", "metrics", self._metrics),
-            ("/", "pages", self._nothing),
+            *self._api_rooms(registry),
+            ("/", "pages", self._make_pages()),
         ]
         log_file = (
             self._stack.enter_context(config.access_log.open("a", buffering=1))
             if config.access_log
             else sys.stderr
         )
-        self.server = Server(rooms, self.measures, log_file)
+        self.server = Server(
+            rooms,
+            self.measures,
+            log_file,
+            proxies=parse_proxies(config.proxies),
+            hosts=local_hosts(config.listen, origin) if config.open else None,
+        )
+
+    def _make_pages(self) -> Pages:
+        return Pages(
+            PageServices(
+                name=self.config.name,
+                accounts=self.accounts,
+                guard=None if self.config.open else self.guard,
+                search=self.search,
+                registry=self.registry,
+                database=self.database,
+                collector=self.collector,
+                webhooks=self.webhooks,
+                anonymous=self.config.anonymous_pull,
+            )
+        )
+
+    def _api_rooms(self, registry: Answer) -> list[tuple[str, str, Answer]]:
+        services = Services(
+            config=self.config,
+            database=self.database,
+            accounts=self.accounts,
+            gate=self.gate,
+            guard=self.guard,
+            registry=self.registry,
+            search=self.search,
+            repositories=Repositories(self.database, self.accounts),
+            images=Images(self.database, self.registry),
+            audit=Audit(self.database),
+            webhooks=self.webhooks,
+            collector=self.collector,
+            scrubber=self.scrubber,
+        )
+        api = ApiApp(services, registry)
+        return [(prefix, "api", api) for prefix in PREFIXES]
 
     @classmethod
     async def start(cls, config: HubConfig) -> Self:
         """Open the folder and begin the work. Raises Conflict: another hub has it open."""
-        config.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(config.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise Conflict(f"{config.root} is in use by another hub") from None
-        database = Database(
-            config.root / "hub.db", {"registry": registry_schema.STEPS, "hub": hub_schema.STEPS}
-        )
-        hub = cls(config, database)
-        hub._stack.callback(os.close, lock)
-        hub._stack.callback(database.close)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(holding_root(config.root))
+            schemas = {"registry": registry_schema.STEPS, "hub": hub_schema.STEPS}
+            database = Database(config.root / "hub.db", schemas)
+            stack.callback(database.close)
+            hub = cls(config, database)
+            hub._stack.push(stack.pop_all())
         hub._stack.callback(hub.passwords.close)
+        await hub.registry.recover()
         if not config.open:
             await hub.accounts.prepare()
             hub.invitation = hub.accounts.invitation() or ""
         hub._every(FLUSH_EVERY, hub.registry.flush, "counts of pulls")
+        hub._every(FLUSH_EVERY, hub.accounts.flush, "uses of tokens")
+        hub._tasks.append(asyncio.create_task(hub.courier.run(), name="webhooks"))
         hub._every(config.collect_every, hub._collect, "collection")
         hub._every(config.scrub_every / SCRUB_STEPS, hub._scrub, "scrub")
         return hub
@@ -104,7 +180,10 @@ class Hub:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.upstreams is not None:
+            await self.upstreams.close()
         await self.registry.flush()
+        await self.accounts.flush()
         self._stack.close()
 
     def _every(self, seconds: float, act: Callable[[], Awaitable[object]], what: str) -> None:
@@ -119,8 +198,10 @@ class Hub:
         self._tasks.append(asyncio.create_task(run(), name=what))
 
     async def _collect(self) -> None:
+        removed = await apply_retention(self.registry, self.database, time.time_ns())
         done = await self.collector.collect()
-        log.info("collected %s", done)
+        await self.registry.blobs.settle()
+        log.info("collected %s; %d tags by rules of retention", done, len(removed))
 
     async def _scrub(self) -> None:
         rows = self.database.read("SELECT COUNT(*) FROM blobs")
@@ -128,6 +209,3 @@ class Hub:
 
     async def _metrics(self, request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(body=self.measures.format(), content_type="text/plain", charset="utf-8")
-
-    async def _nothing(self, request: web.BaseRequest) -> web.StreamResponse:
-        return web.Response(status=404, text="not found\n")

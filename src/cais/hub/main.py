@@ -12,11 +12,13 @@ from collections.abc import AsyncIterator, Sequence
 
 import uvloop
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage
 
 from cais.errors import CaisError, Invalid
 from cais.hub.config import HubConfig, parse_config
 from cais.hub.hub import Hub
 from cais.hub.tls import ensure_certificate, load_context
+from cais.linux.heap import keep_freed_memory
 
 log = logging.getLogger("cais.hub")
 READ_BUFFER = 1 << 20
@@ -29,13 +31,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    logging.getLogger("aiohttp.server").addFilter(_is_worth_a_line)
     try:
+        keep_freed_memory(64 << 20, 32 << 20, 4 << 20)  # a push of a megabyte takes a third less time for it
         config = parse_config(sys.argv[1:] if arguments is None else arguments)
         uvloop.run(serve(config))
     except (CaisError, OSError) as error:
         sys.stderr.write(f"cais hub: {error}\n")
         return 1
     return 0
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Not what is no HTTP at all: aiohttp would write a traceback for it, and anybody could fill the log with them."""
+    return not (record.exc_info and isinstance(record.exc_info[1], BadHttpMessage))
 
 
 async def serve(config: HubConfig) -> None:

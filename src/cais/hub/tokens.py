@@ -1,7 +1,8 @@
 """Tokens: those that people and robots keep (opaque, stored as hashes), and the registry's short-lived ones (JWT).
 
 A registry token says what it was asked for and allowed; what the account may do is asked again when it is used, so a
-membership that ends, ends its tokens too. Only HS256 with our own key, our own issuer and the service it is for is
+membership that ends, ends its tokens too. It carries the account's stamp: when that has moved on (a new password, a
+kept token removed), it has ended. Only HS256 with our own key, our own issuer and the service it is for is
 believed (docs.docker.com, "Token authentication implementation").
 """
 
@@ -31,6 +32,8 @@ _SCOPE = re.compile(r"repository(?:\([a-z]+\))?:(?P<name>[^:\s]{1,255}):(?P<acti
 _GRANT = re.compile(r"(?P<pattern>[a-z0-9._/*-]{1,255}):(?P<actions>[a-z,]{1,32})")
 
 Grants = Mapping[str, frozenset[str]]
+CATALOG = "registry:catalog"
+"""Key of a registry token's grants, no repository's name: it may list all that the account may see."""
 
 
 def make_secret() -> str:
@@ -40,7 +43,7 @@ def make_secret() -> str:
 
 def hash_secret(secret: str) -> str:
     """What is stored of it. It has 256 bits of chance: a fast hash is enough."""
-    return hashlib.sha256(secret.encode()).hexdigest()
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 
 def parse_scope(text: str) -> tuple[str, frozenset[str]] | None:
@@ -61,16 +64,38 @@ def parse_grant(text: str) -> tuple[str, frozenset[str]]:
     return match["pattern"], actions
 
 
+def merge_grants(scopes: Iterable[str]) -> Grants:
+    """What several limits allow together. Raises Invalid."""
+    grants: dict[str, frozenset[str]] = {}
+    for pattern, actions in map(parse_grant, scopes):
+        grants[pattern] = grants.get(pattern, frozenset()) | actions
+    return grants
+
+
 def matches(pattern: str, name: str) -> bool:
-    """Whether a grant's pattern means this repository. ``*`` stands for anything, slashes too."""
-    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name) is not None
+    """Whether a grant's pattern means this repository. ``*`` stands for anything, slashes too.
+
+    By hand: a regular expression with many stars would take for ever on a name chosen for it."""
+    if "*" not in pattern:
+        return pattern == name
+    first, *middle, last = pattern.split("*")
+    if len(name) < len(first) + len(last) or not (name.startswith(first) and name.endswith(last)):
+        return False
+    at, end = len(first), len(name) - len(last)
+    for piece in middle:
+        found = name.find(piece, at, end)
+        if found < 0:
+            return False
+        at = found + len(piece)
+    return True
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """A registry token that was believed."""
+    """A registry token that was believed; ``stamp``: the account's, when it was made."""
 
     account: str
     grants: Grants
+    stamp: int
 
 
 class Signer:
@@ -81,13 +106,10 @@ class Signer:
         self.service = service
         self._read: dict[str, tuple[float, Claims]] = {}
 
-    def sign(self, account: str, grants: Grants) -> tuple[str, int]:
+    def sign(self, account: str, grants: Grants, stamp: int = 0) -> tuple[str, int]:
         """The token, and when it was made, seconds since the epoch."""
         now = int(time.time())
-        access = [
-            {"type": "repository", "name": name, "actions": sorted(actions)}
-            for name, actions in grants.items()
-        ]
+        access = [_entry(name, actions) for name, actions in grants.items()]
         claims = {
             "iss": "cais-hub",
             "aud": self.service,
@@ -96,6 +118,7 @@ class Signer:
             "nbf": now - LEEWAY,
             "exp": now + LIFE,
             "jti": secrets.token_hex(8),
+            "stamp": stamp,
             "access": access,
         }
         return jwt.encode(claims, self._key, algorithm=_ALGORITHM), now
@@ -115,8 +138,8 @@ class Signer:
                 leeway=LEEWAY,
                 options={"require": ["exp", "iat", "nbf", "sub", "aud", "iss"]},
             )
-            claims = Claims(str(found["sub"]), dict(_grants(found.get("access"))))
-        except (jwt.InvalidTokenError, KeyError, TypeError, ValueError) as error:
+            claims = Claims(str(found["sub"]), dict(_grants(found.get("access"))), int(found["stamp"]))
+        except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise Unauthenticated(f"the token is not valid: {type(error).__name__}") from None
         if len(self._read) >= 1000:
             self._read.clear()
@@ -124,10 +147,21 @@ class Signer:
         return claims
 
 
+def _entry(name: str, actions: Iterable[str]) -> dict[str, object]:
+    if name == CATALOG:
+        return {"type": "registry", "name": "catalog", "actions": sorted(actions)}
+    return {"type": "repository", "name": name, "actions": sorted(actions)}
+
+
 def _grants(access: Any) -> Iterable[tuple[str, frozenset[str]]]:
     for entry in access or ():
-        if entry["type"] == "repository":
-            yield str(entry["name"]), frozenset(map(str, entry["actions"]))
+        kind, name, actions = entry["type"], entry["name"], entry["actions"]
+        if not isinstance(name, str) or not isinstance(actions, list):
+            raise TypeError("an entry of access is not one")
+        if kind == "repository":
+            yield name, frozenset(map(str, actions))
+        elif (kind, name) == ("registry", "catalog"):
+            yield CATALOG, frozenset(map(str, actions))
 
 
 def load_key(path: Path) -> bytes:
