@@ -6,8 +6,8 @@ that have their own name point to it (DNS rebinding): there only names of this m
 """
 
 import contextlib
+import functools
 import ipaddress
-import json
 import re
 import socket
 import time
@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TextIO
 from urllib.parse import urlsplit
 
+import msgspec
 from aiohttp import hdrs, web
 from multidict import CIMultiDictProxy
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -27,6 +28,9 @@ UNLISTED = "unlisted-proxy"
 """The address of who comes through a proxy on this machine that nobody listed: not this machine's, whose it is not."""
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?")
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 class Measures:
@@ -77,7 +81,10 @@ class Server:
         proxies: Networks = (),
         hosts: frozenset[str] | None = None,
     ) -> None:
-        self._rooms = sorted(rooms, key=lambda room: -len(room[0]))
+        longest = sorted(rooms, key=lambda room: -len(room[0]))
+        self._rooms = [
+            (prefix.rstrip("/"), prefix.rstrip("/") + "/", area, act) for prefix, area, act in longest
+        ]
         self._measures = measures
         self._log = log
         self._proxies = proxies
@@ -105,9 +112,8 @@ class Server:
         if not is_host(request.host, self._hosts):
             return "refused", _refuse_host
         path = request.raw_path.partition("?")[0]
-        for prefix, area, answer in self._rooms:
-            whole = prefix.rstrip("/")
-            if path.startswith(prefix if prefix.endswith("/") else f"{prefix}/") or path == whole:
+        for whole, start, area, answer in self._rooms:
+            if path.startswith(start) or path == whole:
                 return area, answer
         return "refused", _refuse_target
 
@@ -115,6 +121,8 @@ class Server:
         """The request as it would have come without the proxies between."""
         peer = request.remote or "unix"
         address = client_address(peer, request.headers, self._proxies)
+        if not self._proxies and address == peer:
+            return request
         scheme = request.scheme
         if _is_listed(peer, self._proxies):
             said = request.headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip().lower()
@@ -127,8 +135,10 @@ class Server:
 def client_address(peer: str, headers: CIMultiDictProxy[str], proxies: Networks) -> str:
     """Who asks. Each proxy adds to X-Forwarded-For whom it was asked by: they are read from the last one backwards, as
     far as those that said it are listed; what stands before, anybody may have written."""
+    address = _plain(peer)
+    if not proxies and "X-Forwarded-For" not in headers and "Forwarded" not in headers:
+        return address  # nearly always
     ip = _parse_ip(peer)
-    address = str(ip) if ip else peer
     said = ",".join(headers.getall("X-Forwarded-For", ()))
     if not _is_listed(address, proxies):
         forwarded = bool(said) or "Forwarded" in headers
@@ -172,6 +182,7 @@ def local_hosts(listen: Iterable[str], origin: str) -> frozenset[str] | None:
     return frozenset({"localhost", socket.gethostname().lower(), *([named] if named else [])})
 
 
+@functools.lru_cache(4096)
 def is_host(text: str, names: frozenset[str] | None = None) -> bool:
     """Whether it is a host as it stands in a URL, and one of ``names``; an address is always one of them."""
     match = _HOST.fullmatch(text)
@@ -181,6 +192,14 @@ def is_host(text: str, names: frozenset[str] | None = None) -> bool:
     return name in names or name.endswith(".localhost") or _parse_ip(name.strip("[]")) is not None
 
 
+@functools.lru_cache(4096)
+def _plain(text: str) -> str:
+    """An address as it is usually written; anything else as it is."""
+    ip = _parse_ip(text)
+    return str(ip) if ip else text
+
+
+@functools.lru_cache(4096)
 def _parse_ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """Also with a port, as some proxies write it. An IPv4 address inside of an IPv6 one is that."""
     text = text.strip().strip('"')
@@ -223,4 +242,4 @@ def _log_line(request: web.BaseRequest, code: int, sent: int, seconds: float) ->
         "ms": round(seconds * 1000, 2),
         "agent": request.headers.get("User-Agent", "")[:200],
     }
-    return json.dumps(line, separators=(",", ":")) + "\n"
+    return _encode(line).decode() + "\n"
