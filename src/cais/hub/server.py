@@ -236,10 +236,15 @@ def _log_line(request: web.BaseRequest, code: int, sent: int, seconds: float) ->
         "at": round(time.time(), 3),
         "from": request.remote or "",
         "method": request.method,
-        "path": request.raw_path.partition("?")[0][:500],
+        "path": _clean(request.raw_path.partition("?")[0][:500]),
         "status": code,
         "bytes": sent,
         "ms": round(seconds * 1000, 2),
-        "agent": request.headers.get("User-Agent", "")[:200],
+        "agent": _clean(request.headers.get("User-Agent", ""))[:200],
     }
     return _encode(line).decode() + "\n"
+
+
+def _clean(text: str) -> str:
+    """Bytes that are no text, and came through as halves of pairs, cannot be written as they are."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

@@ -30,6 +30,10 @@ class BlobsKind(Protocol):
         """What a clock that jumped does: all that is there has times far in the past."""
         ...
 
+    def crash(self) -> None:
+        """What the machine's crash does: this is another boot than the one in which things were written."""
+        ...
+
     def upload_count(self) -> int:
         """Uploads that take space."""
         ...
@@ -56,6 +60,12 @@ class Files:
         """See ``BlobsKind``."""
         for path in self.root.rglob("*"):
             os.utime(path, (1, 1))
+
+    def crash(self) -> None:
+        """See ``BlobsKind``."""
+        path = self.root / "content" / ".settled"
+        if path.exists():
+            path.write_text(f"another-boot {path.read_text().partition(' ')[2]}")
 
     def upload_count(self) -> int:
         """See ``BlobsKind``."""

@@ -428,6 +428,30 @@ class TestBlobs:
         await (keep(blobs, b"data") if by == "upload" else blobs.put(digest, b"data"))
         assert await blobs.verify(digest)
 
+    async def test_recover_after_a_restart(self, blobs: Blobs, kind: BlobsKind) -> None:
+        """Without a crash of the machine there is nothing to recover, and everything stays, uploads too."""
+        digest = await keep(blobs, b"data")
+        upload = await blobs.start(SCOPE)
+        for _ in range(2):
+            later = kind.open()
+            assert list(await later.recover()) == []
+            await later.settle()
+            assert await listed(later) == {digest: 4} and (await later.find(SCOPE, upload.id)).size == 0
+
+    async def test_recover_after_a_crash(self, blobs: Blobs, kind: BlobsKind) -> None:
+        """What was written since ``settle`` is read: the spoiled are said and gone, and a push brings them back."""
+        await blobs.recover()
+        settled = await keep(blobs, b"settled")
+        await blobs.settle()
+        whole, spoiled = await keep(blobs, b"whole"), await keep(blobs, b"spoiled")
+        kind.spoil(spoiled)
+        kind.crash()
+        later = kind.open()
+        assert list(await later.recover()) == [spoiled]
+        assert await listed(later) == {settled: 7, whole: 5}
+        await keep(later, b"spoiled")
+        assert await later.verify(spoiled)
+
 
 async def test_many_at_once(blobs: Blobs) -> None:
     """A hundred uploads of different and of the same bytes do not disturb one another."""

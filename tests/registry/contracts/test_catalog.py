@@ -572,6 +572,15 @@ class TestChecks:
         await link(catalog, b"data")
         assert await catalog.find_blob(OTHER, digest) == 4 and await catalog.list_damaged() == []
 
+    async def test_lost(self, catalog: Catalog) -> None:
+        """What a crash of the machine has spoiled is as damaged, until it is pushed again; the rest is not."""
+        lost, kept = await link(catalog, b"lost", b"kept")
+        await catalog.note_lost([lost, digest_bytes(b"never on record")])
+        assert await catalog.find_blob(REPOSITORY, lost) is None
+        assert await catalog.find_blob(REPOSITORY, kept) == 4
+        await link(catalog, b"lost")
+        assert await catalog.find_blob(REPOSITORY, lost) == 4
+
     async def test_a_damaged_manifest(self, catalog: Catalog) -> None:
         """It is listed with its repository, and a push of it ends that."""
         document = await push(catalog, image(LAYER), "1")
