@@ -108,8 +108,8 @@ class Upload(Protocol):
     size: int
     """Bytes that are here."""
 
-    async def append(self, chunk: bytes) -> None:
-        """Add ``chunk``. Raises OSError (a full disk), after which the upload is as it was before the chunk."""
+    async def append(self, *chunks: bytes) -> None:
+        """Add ``chunks``. Raises OSError (a full disk), after which the upload is as it was before them."""
         ...
 
     def open(self) -> BinaryIO:
