@@ -475,9 +475,6 @@ def test_a_second_hub_on_the_same_folder(hub: LiveHub, wire: Wire) -> None:
     second = LiveHub(hub.root, free_port(), ("--open",))
     with pytest.raises(AssertionError, match="in use by another hub"):
         second.start()
-    assert second.process and second.process.wait(20) == 1
-    assert second.process.stdout
-    second.process.stdout.close()
     assert wire.ask("GET", "/v2/").status == 200
 
 
