@@ -23,7 +23,7 @@ from cais.hub.passwords import Passwords
 from cais.hub.tokens import Signer, load_key
 from cais.registry import schema as registry_schema
 from cais.registry.base import Caller
-from cais.registry.catalog import Catalog
+from cais.registry.catalog import SqliteCatalog
 from cais.registry.database import Database
 from cais.spec.digest import digest_bytes
 
@@ -54,7 +54,7 @@ class Desk:
 
     async def make_repository(self, name: str, *, private: bool = False) -> None:
         """With one blob in it."""
-        await Catalog(self.database).link_blob(name, digest_bytes(name.encode()), 1)
+        await SqliteCatalog(self.database).link_blob(name, digest_bytes(name.encode()), 1)
         await self.execute("UPDATE repositories SET private = ? WHERE name = ?", private, name)
 
     async def execute(self, sql: str, *values: Any) -> None:

@@ -13,7 +13,7 @@ import uvloop
 from aiohttp import web
 
 from cais.registry import schema
-from cais.registry.catalog import Catalog
+from cais.registry.catalog import SqliteCatalog
 from cais.registry.database import Database
 from cais.registry.files import FileBlobs
 from cais.registry.gates import OpenGate
@@ -53,7 +53,7 @@ def serving(root: Path, *, max_blob: int = 0, neighbours: tuple[Path, ...] = ())
     thread.start()
     try:
         database = Database(root / "hub.db", {"registry": schema.STEPS})
-        registry = Registry(FileBlobs(root, neighbours), Catalog(database))
+        registry = Registry(FileBlobs(root, neighbours), SqliteCatalog(database))
         app = RegistryApp(registry, OpenGate(), max_blob=max_blob)
         with contextlib.closing(socket.create_server(("127.0.0.1", 0), backlog=1024)) as listening:
             port = listening.getsockname()[1]

@@ -19,7 +19,7 @@ from cais.errors import CaisError, Conflict, Denied, Invalid, NotFound
 from cais.hub.courier import KEEP_EVERY, MAX_FAILURES, NO_ADDRESS, TRIES, Courier
 from cais.hub.webhooks import KEPT_DELIVERIES, MAX_WEBHOOKS, Delivery, Webhook, Webhooks, check_url
 from cais.registry.base import Caller, Event
-from cais.registry.catalog import Catalog
+from cais.registry.catalog import SqliteCatalog
 from harness.accounts import Desk, basic, open_desk
 from harness.hub import running_hub, wait_until
 from harness.receiver import Receiver, receiving
@@ -48,7 +48,7 @@ async def happen(desk: Desk, *tags: str, action: str = "push", repository: str =
         event = Event(
             action=action, repository=repository, account="alice", target=sha256(tag.encode()), tag=tag
         )
-        await Catalog(desk.database).add_event(event)
+        await SqliteCatalog(desk.database).add_event(event)
 
 
 async def add(desk: Desk, url: str, **how: Any) -> tuple[Webhook, str]:

@@ -30,7 +30,7 @@ from cais.hub.tokens import Signer, load_key
 from cais.hub.webhooks import Webhooks
 from cais.registry import schema as registry_schema
 from cais.registry.base import Gate
-from cais.registry.catalog import Catalog
+from cais.registry.catalog import SqliteCatalog
 from cais.registry.collect import Collector, Scrubber
 from cais.registry.database import Database
 from cais.registry.files import FileBlobs
@@ -71,7 +71,7 @@ class Hub:
             self.accounts, database, signer, anonymous=config.anonymous_pull, origin=origin
         )
         self.gate: Gate = OpenGate() if config.open else self.guard
-        self.registry = Registry(FileBlobs(config.root, config.share), Catalog(database))
+        self.registry = Registry(FileBlobs(config.root, config.share), SqliteCatalog(database))
         self.upstreams: Upstreams | None = None
         if config.upstream:
             self.upstreams = Upstreams(

@@ -14,7 +14,7 @@ from cais.hub import schema as hub_schema
 from cais.hub.search import Labels
 from cais.registry import schema as registry_schema
 from cais.registry.backup import DATABASE, backup, restore
-from cais.registry.catalog import Catalog
+from cais.registry.catalog import SqliteCatalog
 from cais.registry.database import Database
 from cais.registry.distribution import Folder, Imported, Importer
 from cais.registry.files import FileBlobs
@@ -97,7 +97,7 @@ def run_import(root: Path, folder: Path, *, copies: bool = False) -> int:
 
 
 async def _import(database: Database, root: Path, folder: Folder, copies: bool) -> Imported:
-    registry = Registry(FileBlobs(root), Catalog(database))
+    registry = Registry(FileBlobs(root), SqliteCatalog(database))
     registry.after_push.append(Labels(database, registry).learn)
     return await Importer(registry, database, root, copies=copies, tell=_say).bring(folder)
 

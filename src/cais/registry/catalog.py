@@ -31,9 +31,8 @@ def namespace_of(repository: str) -> str:
     return first if slash else ROOT_NAMESPACE
 
 
-class Catalog:
-    """Every write is one transaction. What changes images notes its ``Event`` in it: what is in the audit log has
-    happened, and what has happened is in it."""
+class SqliteCatalog:
+    """See ``records.Catalog``. Reads are on the event loop, by indexes."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
@@ -41,11 +40,11 @@ class Catalog:
     # Reading
 
     async def has_repository(self, name: str) -> bool:
-        """Whether it exists."""
+        """See ``records.Catalog``."""
         return self._db.read_one("SELECT 1 FROM repositories WHERE name = ?", name) is not None
 
     async def find_blob(self, repository: str, digest: Digest) -> int | None:
-        """The size of a blob that the repository has; None if it has not."""
+        """See ``records.Catalog``."""
         row = self._db.read_one(
             "SELECT b.size FROM repositories r JOIN links l ON l.repository = r.id AND l.digest = ? "
             "JOIN blobs b ON b.digest = l.digest WHERE r.name = ? AND NOT b.damaged",
@@ -55,7 +54,7 @@ class Catalog:
         return row[0] if row else None
 
     async def find_manifest(self, repository: str, ref: Digest | str) -> ManifestRecord | None:
-        """The manifest that a digest or tag stands for in the repository."""
+        """See ``records.Catalog``."""
         if isinstance(ref, Digest):
             row = self._db.read_one(
                 f"SELECT {_FIELDS} FROM repositories r JOIN manifests m ON m.repository = r.id AND m.digest = ? "
@@ -73,14 +72,14 @@ class Catalog:
         return _manifest(row) if row else None
 
     async def list_repositories(self, after: str, count: int) -> list[str]:
-        """Names in order, from behind ``after``."""
+        """See ``records.Catalog``."""
         rows = self._db.read(
             "SELECT name FROM repositories WHERE name > ? ORDER BY name LIMIT ?", after, count
         )
         return [name for (name,) in rows]
 
     async def list_tags(self, repository: str, after: str, count: int) -> list[TagRecord]:
-        """Tags in order, from behind ``after``. Raises NotFound."""
+        """See ``records.Catalog``."""
         id = self._id(repository)
         rows = self._db.read(
             "SELECT name, digest, pushed_ns FROM tags WHERE repository = ? AND name > ? ORDER BY name LIMIT ?",
@@ -93,7 +92,7 @@ class Catalog:
     async def list_referrers(
         self, repository: str, subject: Digest, after: str, count: int, artifact_type: str = ""
     ) -> list[ManifestRecord]:
-        """Manifests whose subject this is, by digest, from behind ``after``; none for an unknown repository."""
+        """See ``records.Catalog``."""
         rows = self._db.read(
             f"SELECT {_FIELDS} FROM repositories r JOIN manifests m ON m.repository = r.id AND m.subject = ? "
             "AND m.digest > ? WHERE r.name = ? AND (? = '' OR m.artifact_type = ?) ORDER BY m.digest LIMIT ?",
@@ -107,7 +106,7 @@ class Catalog:
         return [_manifest(row) for row in rows]
 
     async def list_parents(self, repository: str, digest: Digest) -> list[Digest]:
-        """Some manifests of the repository that name the digest."""
+        """See ``records.Catalog``."""
         rows = self._db.read(
             "SELECT e.manifest FROM repositories r JOIN edges e ON e.repository = r.id AND e.digest = ? "
             "WHERE r.name = ? LIMIT 3",
@@ -117,7 +116,7 @@ class Catalog:
         return [Digest(manifest) for (manifest,) in rows]
 
     async def find_holder(self, prefix: str, digest: Digest) -> str | None:
-        """A repository whose name starts with ``prefix`` and that has the blob."""
+        """See ``records.Catalog``."""
         row = self._db.read_one(
             "SELECT r.name FROM links l JOIN blobs b ON b.digest = l.digest AND NOT b.damaged "
             "JOIN repositories r ON r.id = l.repository WHERE l.digest = ? AND substr(r.name, 1, ?) = ?",
@@ -128,7 +127,7 @@ class Catalog:
         return row[0] if row else None
 
     async def generation(self) -> int:
-        """The current one."""
+        """See ``records.Catalog``."""
         return _generation(self._db.read_one)
 
     def _id(self, repository: str) -> int:
@@ -140,8 +139,7 @@ class Catalog:
     # Writing
 
     async def link_blob(self, repository: str, digest: Digest, size: int) -> None:
-        """The blob, whose bytes are here, belongs to the repository, which is made if it is new. Raises Refusal
-        DENIED when that is more than the namespace's quota."""
+        """See ``records.Catalog``."""
 
         def act(db: sqlite3.Connection) -> None:
             id = _ensure_repository(db, repository)
@@ -156,7 +154,7 @@ class Catalog:
         await self._db.write(act)
 
     async def mount_blob(self, repository: str, source: str, digest: Digest) -> bool:
-        """Give a blob of ``source`` to the repository too. False: ``source`` has no such blob."""
+        """See ``records.Catalog``."""
 
         def act(db: sqlite3.Connection) -> bool:
             found = db.execute(
@@ -173,7 +171,7 @@ class Catalog:
         return await self._db.write(act)
 
     async def touch_blob(self, repository: str, digest: Digest) -> bool:
-        """Somebody was told that it is here: it stays for the grace period at least. False: it has just gone."""
+        """See ``records.Catalog``."""
 
         def act(db: sqlite3.Connection) -> bool:
             changed = db.execute(
@@ -194,9 +192,7 @@ class Catalog:
         *,
         is_partial: bool = False,
     ) -> None:
-        """Record a manifest whose bytes are kept, and what it names; point ``tags`` at it. All of it or nothing, on
-        the disk when this returns. Raises Refusal: a blob is absent (MANIFEST_BLOB_UNKNOWN), a tag may not move or
-        the quota does not allow it (DENIED). ``is_partial``: what it names need not be here."""
+        """See ``records.Catalog``."""
 
         def act(db: sqlite3.Connection) -> None:
             id = _ensure_repository(db, repository)
@@ -213,7 +209,7 @@ class Catalog:
         await self._db.write(act, durable=True)
 
     async def delete_tag(self, repository: str, tag: str, event: Event) -> None:
-        """Raises NotFound; Refusal DENIED for one that may not move."""
+        """See ``records.Catalog``."""
 
         def act(db: sqlite3.Connection) -> None:
             id = _find_repository(db, repository)
@@ -225,7 +221,7 @@ class Catalog:
         await self._db.write(act, durable=True)
 
     async def delete_manifest(self, repository: str, digest: Digest, event: Event) -> None:
-        """With its tags. Raises NotFound; Conflict while an index of the repository names it."""
+        """See ``records.Catalog``."""
 
         def act(db: sqlite3.Connection) -> None:
             id = _find_repository(db, repository)
@@ -239,7 +235,7 @@ class Catalog:
         await self._db.write(act, durable=True)
 
     async def delete_blob(self, repository: str, digest: Digest, event: Event) -> None:
-        """Take it from the repository. Raises NotFound; Conflict while a manifest names it."""
+        """See ``records.Catalog``."""
 
         def act(db: sqlite3.Connection) -> None:
             id = _find_repository(db, repository)
@@ -255,7 +251,7 @@ class Catalog:
         await self._db.write(act)
 
     async def delete_repository(self, repository: str, event: Event) -> None:
-        """With all that is in it. Raises NotFound."""
+        """See ``records.Catalog``."""
 
         def act(db: sqlite3.Connection) -> None:
             id = _find_repository(db, repository)
@@ -267,7 +263,7 @@ class Catalog:
         await self._db.write(act, durable=True)
 
     async def note_pulls(self, counts: dict[str, int], pulled: dict[tuple[str, Digest], int]) -> None:
-        """Add to the repositories' counts of today; ``pulled``: when manifests were last pulled, nanoseconds."""
+        """See ``records.Catalog``."""
 
         def act(db: sqlite3.Connection) -> None:
             now = time.time_ns()
@@ -294,13 +290,13 @@ class Catalog:
         await self._db.write(act)
 
     async def add_event(self, event: Event) -> None:
-        """Note something that is no write of the registry's own."""
+        """See ``records.Catalog``."""
         await self._db.write(lambda db: note(db, event))
 
     # Collecting
 
     async def advance(self) -> int:
-        """Begin a generation; its number."""
+        """See ``records.Catalog``."""
 
         def act(db: sqlite3.Connection) -> int:
             db.execute("UPDATE counters SET value = value + 1 WHERE name = 'generation'")
@@ -309,7 +305,7 @@ class Catalog:
         return await self._db.write(act)
 
     async def drop_untagged(self, limit: int) -> int:
-        """Remove manifests that no tag, no index and no subject keeps and that are two generations old; how many."""
+        """See ``records.Catalog``."""
 
         def act(db: sqlite3.Connection) -> int:
             rows = db.execute(
@@ -326,7 +322,7 @@ class Catalog:
         return await self._db.write(act)
 
     async def drop_links(self, limit: int) -> int:
-        """Remove links that nothing names and nobody asked for lately; how many."""
+        """See ``records.Catalog``."""
 
         def act(db: sqlite3.Connection) -> int:
             rows = db.execute(
@@ -340,7 +336,7 @@ class Catalog:
         return await self._db.write(act)
 
     async def drop_blobs(self, limit: int) -> list[Digest]:
-        """Forget blobs that no repository has any more; the caller removes their bytes, unless they are known again."""
+        """See ``records.Catalog``."""
 
         def act(db: sqlite3.Connection) -> list[Digest]:
             rows = db.execute(
@@ -354,20 +350,20 @@ class Catalog:
         return await self._db.write(act)
 
     async def is_known(self, digest: Digest) -> bool:
-        """Whether the blob is on record."""
+        """See ``records.Catalog``."""
         return self._db.read_one("SELECT 1 FROM blobs WHERE digest = ?", digest) is not None
 
     # Scrubbing
 
     async def oldest_checked(self, before_ns: int, count: int) -> list[Digest]:
-        """Blobs whose bytes were last read through before then, the longest ago first."""
+        """See ``records.Catalog``."""
         rows = self._db.read(
             "SELECT digest FROM blobs WHERE checked_ns < ? ORDER BY checked_ns LIMIT ?", before_ns, count
         )
         return [Digest(digest) for (digest,) in rows]
 
     async def note_checked(self, digest: Digest, *, damaged: bool) -> None:
-        """A blob's bytes were read through."""
+        """See ``records.Catalog``."""
         await self._db.write(
             lambda db: db.execute(
                 "UPDATE blobs SET checked_ns = ?, damaged = ? WHERE digest = ?",
@@ -376,12 +372,12 @@ class Catalog:
         )
 
     async def note_lost(self, digests: Iterable[Digest]) -> None:
-        """The bytes of these are gone, if they are on record: who pushes is told so and sends them again."""
+        """See ``records.Catalog``."""
         rows = [(digest,) for digest in digests]
         await self._db.write(lambda db: db.executemany("UPDATE blobs SET damaged = 1 WHERE digest = ?", rows))
 
     async def list_damaged(self) -> list[tuple[Digest, str]]:
-        """Damaged blobs with each repository that has them."""
+        """See ``records.Catalog``."""
         rows = self._db.read(
             "SELECT b.digest, r.name FROM blobs b LEFT JOIN links l ON l.digest = b.digest "
             "LEFT JOIN manifests m ON m.digest = b.digest "

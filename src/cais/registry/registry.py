@@ -18,8 +18,8 @@ import msgspec
 from cais.errors import NotFound
 from cais.registry.arrivals import Arrival
 from cais.registry.base import Blobs, Caller, Document, Event, ManifestRecord, Upload
-from cais.registry.catalog import Catalog
 from cais.registry.documents import MAX_MANIFEST, read_document
+from cais.registry.records import Catalog
 from cais.registry.refusal import Refusal
 from cais.registry.turns import Turns
 from cais.spec.digest import Digest, digest_bytes

@@ -7,11 +7,12 @@ from typing import Any, Protocol
 
 import pytest
 
+from cais.registry import catalog as sqlite
 from cais.registry import schema
 from cais.registry.base import Blobs
-from cais.registry.catalog import Catalog
 from cais.registry.database import Database
 from cais.registry.files import FileBlobs
+from cais.registry.records import Catalog
 from cais.spec.digest import Digest
 
 
@@ -91,13 +92,13 @@ class SqliteCatalog:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._database = Database(path, {"registry": schema.STEPS})
-        self.catalog = Catalog(self._database)
+        self.catalog: Catalog = sqlite.SqliteCatalog(self._database)
 
     def reopen(self) -> Catalog:
         """As after the end of the hub and its next start."""
         self._database.close()
         self._database = Database(self._path, {"registry": schema.STEPS})
-        self.catalog = Catalog(self._database)
+        self.catalog = sqlite.SqliteCatalog(self._database)
         return self.catalog
 
     def twice(self) -> Iterator[Catalog]:

@@ -7,8 +7,8 @@ import pytest
 
 from cais.errors import AlreadyExists, CaisError, Conflict, NotFound
 from cais.registry.base import Document, Event
-from cais.registry.catalog import Catalog
 from cais.registry.documents import read_document
+from cais.registry.records import Catalog
 from cais.registry.refusal import Refusal
 from cais.spec.digest import Digest, digest_bytes
 from harness.wire import INDEX, MANIFEST, describe, format_image, format_index
