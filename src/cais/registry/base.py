@@ -1,8 +1,8 @@
 """The registry's values and contracts: where bytes are kept, where records are kept, who may do what.
 
 Three things can be replaced: ``Blobs`` (files here; object storage elsewhere), ``records.Catalog`` (SQLite here;
-another database elsewhere) and ``Gate`` (open, or the hub's accounts). Each has a contract suite in ``tests/registry`` that
-every implementation runs.
+another database elsewhere) and ``Gate`` (open, or the hub's accounts). Each has a contract suite in
+``tests/registry`` that every implementation runs.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
