@@ -316,6 +316,20 @@ def test_a_damaged_manifest(hub: Hub) -> None:
     assert hub.scrub() == []
 
 
+def test_a_blob_that_cannot_be_read(hub: Hub) -> None:
+    """The disk gives an error for it: it is as damaged, and those behind it are read too."""
+    hub.repository.push_image("1")
+    first, second = sha256(b"layer"), hub.repository.push_blob(b"second")
+    path = hub.served.root / "content" / "blobs" / "sha256" / first.partition(":")[2]
+    path.unlink()
+    path.mkdir()  # reading it is EISDIR: an error of the kernel's that root gets too
+    hub.spoil(second)
+    assert sorted(hub.scrub()) == sorted([first, second])
+    for data in (b"layer", b"second"):
+        hub.repository.push_blob(data)
+    assert hub.scrub() == []
+
+
 def test_a_lost_blob(hub: Hub) -> None:
     """What the disk has not at all is as damaged; what was collected meanwhile is not."""
     digest, gone = hub.repository.push_blob(b"lost"), hub.repository.push_blob(b"gone")

@@ -111,6 +111,9 @@ class Scrubber:
                 if not await self._registry.catalog.is_known(digest):
                     continue
                 whole = False
+            except OSError as error:
+                log.error("blob %s cannot be read: %s", digest, error)
+                whole = False
             if not whole:
                 log.error("blob %s is damaged", digest)
                 await self._registry.blobs.quarantine(digest)

@@ -128,7 +128,7 @@ class FileBlobs:
         self._uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._open: dict[str, FileUpload] = {}
         self._unsynced: set[Digest] = set()
-        self._is_fresh = False
+        self._is_fresh = True  # for all one knows: an earlier process may not have come to settle
         self._neighbours = tuple(neighbours)
         self._seen: dict[str, float] = {}
 
