@@ -110,9 +110,8 @@ class AccountGate:
 
     async def visible(self, caller: Caller, names: Sequence[str]) -> list[str]:
         """See ``base.Gate``."""
-        await asyncio.sleep(
-            0
-        )  # who may see little is shown little, page after page: others have their turn between
+        # Who may see little is shown little, page after page: others have their turn in between.
+        await asyncio.sleep(0)
         if caller.grants is not None and CATALOG in caller.grants:
             caller = msgspec.structs.replace(caller, grants=None)
         return [name for name in names if self.may(caller, name, "pull")]
