@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import Self
+from typing import Self, TextIO
 
 from aiohttp import web
 
@@ -98,6 +98,10 @@ class Hub:
         self.invitation = ""
         self._stack = contextlib.ExitStack()
         self._tasks: list[asyncio.Task[None]] = []
+        self.server = self._make_server(origin)
+
+    def _make_server(self, origin: str) -> Server:
+        config = self.config
         registry = RegistryApp(self.registry, self.gate, max_blob=config.max_blob)
         rooms: list[tuple[str, str, Answer]] = [
             ("/v2/", "registry", registry),
@@ -106,12 +110,10 @@ class Hub:
             *self._api_rooms(registry),
             ("/", "pages", self._make_pages()),
         ]
-        log_file = (
-            self._stack.enter_context(config.access_log.open("a", buffering=1))
-            if config.access_log
-            else sys.stderr
-        )
-        self.server = Server(
+        log_file: TextIO = sys.stderr
+        if config.access_log:
+            log_file = self._stack.enter_context(config.access_log.open("a", buffering=1, encoding="utf-8"))
+        return Server(
             rooms,
             self.measures,
             log_file,
