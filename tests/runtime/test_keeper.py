@@ -3,20 +3,22 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from cais.errors import Conflict, NotFound, TaskFailed, Unavailable
+from cais.errors import CaisError, Conflict, NotFound, TaskFailed, Unavailable
 from cais.linux.cgroups.detect import detect
 from cais.runtime.base import ExecStart, LogOptions
 from cais.spec.runtimespec import Box as Size
 from cais.spec.runtimespec import CpuLimits, Mount, Process, Resources, Rlimit, User
-from harness.boxes import Box, frames, read_all, wait_readable
+from harness.boxes import DEADLINE, Box, frames, read_all, wait_readable
 
 pytestmark = pytest.mark.kernel
 
@@ -338,3 +340,36 @@ async def tasks_of(box: Box) -> bool:
         return bool(await box.driver.list())
     except Unavailable:
         return False
+
+
+async def test_a_keeper_without_descriptors_to_spare_refuses_and_goes_on(box: Box) -> None:
+    """Whichever of the many it lacks: an error or a success, nothing is left open, and the next one works."""
+    await box.start_loop()
+    command = ExecStart("run", "e", Process(args=("true",), env=("PATH=/bin",)))
+
+    async def execute(name: str) -> None:
+        await box.driver.exec(replace(command, exec_id=name))
+
+    async def start(name: str) -> None:
+        await box.start(name, "true")
+
+    for act in (execute, start):
+        await act("first")
+        assert (await box.ended()).code == 0
+        before = os.listdir(f"/proc/{box.driver.pid}/fd")
+        highest, refused = max(int(name) for name in before), 0
+        limits = resource.prlimit(box.driver.pid, resource.RLIMIT_NOFILE)
+        for limit in range(highest + 1, highest + 20):
+            resource.prlimit(box.driver.pid, resource.RLIMIT_NOFILE, (limit, limits[1]))
+            try:
+                await asyncio.wait_for(act(f"{act.__name__}{limit}"), DEADLINE)
+            except (CaisError, OSError):
+                refused += 1
+            else:
+                await box.ended()
+        resource.prlimit(box.driver.pid, resource.RLIMIT_NOFILE, limits)
+        assert 3 < refused < 19
+        await act("last")
+        assert (await box.ended()).code == 0
+        assert len(os.listdir(f"/proc/{box.driver.pid}/fd")) == len(before)
+        assert len(await box.driver.list()) == 1

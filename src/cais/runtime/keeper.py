@@ -8,6 +8,7 @@ copies, so that either of the two can be killed."""
 import contextlib
 import os
 import select
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -153,12 +154,12 @@ class Keeper:
         opened: list[int] = []
         try:
             joins = open_namespaces(spec, opened)
-            child = self.make_child(spec, process, message)
             seen = [f"/proc/self/fd/{fd}" for fd, flag in joins if flag == syscalls.CLONE_NEWPID]
             process.changes_pid = bool(seen)
-            child.traced = process.record["traces"] and tracing.stays_interpreter(spec)
-            child.traced |= any(tracing.is_traced(path, self.processes.values()) for path in seen)
-            child.rootfs, child.joins = message["rootfs"], joins
+            traced = process.record["traces"] and tracing.stays_interpreter(spec)
+            traced |= any(tracing.is_traced(path, self.processes.values()) for path in seen)
+            child = self.make_child(spec, process, message)
+            child.traced, child.rootfs, child.joins = traced, message["rootfs"], joins
             child.netns = fds[0] if fds else -1
             flags = sum(
                 f for name, f in init.NAMESPACE_FLAGS.items() if name != "cgroup" and is_new(spec, name)
@@ -188,20 +189,25 @@ class Keeper:
         process.reply, process.changes_pid = reply, True
         process.record["stdin_once"] = True
         process.record["log"] = {"driver": "none", "path": "", "max_size": 0, "max_files": 1}
-        child = self.make_child({"process": message["process"]}, process, message)
-        child.pidfd = task.pidfd
         if tracing.may_trace(message["process"]) and not task.record.get("traces"):
             task.record["traces"] = True
             self.hand_over(task)
-        child.traced = tracing.is_traced(f"/proc/{task.pid}/ns/pid", self.processes.values())
+        traced = tracing.is_traced(f"/proc/{task.pid}/ns/pid", self.processes.values())
+        child = self.make_child({"process": message["process"]}, process, message)
+        child.traced, child.pidfd = traced, task.pidfd
         self.launch(process, child, 0)
 
     def make_child(self, spec: dict[str, Any], process: Process, message: dict[str, Any]) -> init.Child:
         """The recipe's input, with fresh streams."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        stdio, outputs, feed = make_stdio(
-            spec["process"], message.get("open_stdin", False), message.get("attach", True)
-        )
+        try:
+            stdio, outputs, feed = make_stdio(
+                spec["process"], message.get("open_stdin", False), message.get("attach", True)
+            )
+        except OSError:  # too many open files
+            ours.close()
+            theirs.close()
+            raise
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         process.sync = ours
         process.terminal = bool(spec["process"].get("terminal"))
@@ -218,9 +224,10 @@ class Keeper:
     ) -> None:
         """Clone the child into its namespaces and group, and listen to what it reports. ``resources``: of a new group,
         which is made ready while the child takes its first steps; it waits for that before it joins."""
-        # A new interpreter's memory is not for the container's limit: that one joins later.
-        unified = None if child.traced else self.cgroups.unified_fd(process.cgroup)
+        unified = None
         try:
+            # A new interpreter's memory is not for the container's limit: that one joins later.
+            unified = None if child.traced else self.cgroups.unified_fd(process.cgroup)
             child.entered = unified is not None
             pid = syscalls.clone3(flags, cgroup=-1 if unified is None else unified)
             if pid == 0:
@@ -295,7 +302,6 @@ class Keeper:
             close_all(fds)
             # Each report counts at its own time only: a tracer may make a child say anything at any.
             if data[:1] == b"P" and process.changes_pid:
-                process.changes_pid = False
                 self.replace_pid(process, int(data[1:]))
             elif data[:1] == init.TERMINAL and process.master >= 0 and not process.changes_pid:
                 self.make_ready(process)
@@ -312,11 +318,18 @@ class Keeper:
 
     def replace_pid(self, process: Process, pid: int) -> None:
         """The child made another one inside a pid namespace and ends; from now on that one is meant."""
+        try:
+            pidfd = pidfds.open_pidfd(pid)
+        except OSError as error:  # too many open files
+            os.kill(pid, signal.SIGKILL)  # ours and not collected: the number is no other's
+            self.fail_start(process, f"pidfd: {error}".encode(), plain=True)
+            return
         self.watch(process.pidfd, 0, None)
         os.close(process.pidfd)
         os.waitpid(process.pid, 0)
-        process.pid, process.pidfd = pid, pidfds.open_pidfd(pid)
+        process.pid, process.pidfd, process.changes_pid = pid, pidfd, False
         self.watch(process.pidfd, select.EPOLLIN, lambda _: self.on_end(process))
+        self.on_child_signal()
         if not process.terminal or process.master >= 0:
             self.make_ready(process)
 
@@ -519,8 +532,11 @@ class Keeper:
 
     def on_child_signal(self) -> None:
         """Collect orphans that came to us, and those that a tracer had kept from us; our own processes are collected
-        through their pidfds. One of them may be the first in the kernel's list: so this is called after each, too."""
-        while True:
+        through their pidfds. One of them may be the first in the kernel's list: so this is called after each, too.
+
+        Not while a child has yet to tell the pid of its other half (``replace_pid``): that one may have ended already,
+        and would be taken for an orphan."""
+        while not any(each.changes_pid for each in self.processes.values()):
             try:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:

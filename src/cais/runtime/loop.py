@@ -6,6 +6,10 @@ import sys
 import time
 from collections.abc import Callable
 
+MAX_FAILURES = 100
+"""So often a descriptor's callback may fail in a row; then nobody listens to it any more. What it did not take in is
+told again at once: the same error for ever would take the processor and fill the disk with its report."""
+
 
 class Loop:
     """Calls back on descriptors and at times, one thing after the other. (asyncio would cost 10 MB and 40
@@ -15,6 +19,7 @@ class Loop:
         self._epoll = select.epoll()
         self._callbacks: dict[int, tuple[int, Callable[[int], None]]] = {}
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._failures: dict[int, int] = {}
         self._timer_number = 0
         self._batch = 0
         self._stopped = False
@@ -22,6 +27,7 @@ class Loop:
     def watch(self, fd: int, events: int, callback: Callable[[int], None] | None) -> None:
         """See ``streams.Watch``."""
         known = self._callbacks.get(fd)
+        self._failures.pop(fd, None)
         if callback is None:
             if known:
                 del self._callbacks[fd]
@@ -52,15 +58,25 @@ class Loop:
                 # A descriptor that was closed and opened again during this batch must not get its
                 # predecessor's event; one of its own comes again with the next.
                 if callback is not None and since != self._batch:
-                    self._guard(callback, events)
+                    self._call(fd, callback, events)
 
     def stop(self) -> None:
         """Return from ``run`` after the present act."""
         self._stopped = True
 
-    def _guard(self, act: Callable[..., None], *values: int) -> None:
+    def _call(self, fd: int, callback: Callable[[int], None], events: int) -> None:
+        if self._guard(callback, events):
+            self._failures.pop(fd, None)
+        elif self._callbacks.get(fd, (0, None))[1] is callback:
+            self._failures[fd] = self._failures.get(fd, 0) + 1
+            if self._failures[fd] == MAX_FAILURES:
+                self.watch(fd, 0, None)
+
+    def _guard(self, act: Callable[..., None], *values: int) -> bool:
         try:
             act(*values)
         except Exception as error:
             sys.__excepthook__(type(error), error, error.__traceback__)
             sys.stderr.flush()
+            return False
+        return True

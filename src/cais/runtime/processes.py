@@ -207,14 +207,20 @@ def make_stdio(
     process: dict[str, Any], open_stdin: bool, attach: bool
 ) -> tuple[tuple[int, int, int], dict[int, str], int]:
     """The child's three descriptors, our ends of the outputs, and our end of the input (-1: none)."""
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    opened = [null := os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)]
     if process.get("terminal"):
         return (null, null, null), {}, -1
-    stdin, feed = os.pipe() if open_stdin else (null, -1)
-    if not attach:
-        return (stdin, null, null), {}, feed
-    out, out_write = os.pipe()
-    err, err_write = os.pipe()
+    try:
+        stdin, feed = os.pipe() if open_stdin else (null, -1)
+        opened += [stdin, feed]
+        if not attach:
+            return (stdin, null, null), {}, feed
+        out, out_write = os.pipe()
+        opened += [out, out_write]
+        err, err_write = os.pipe()
+    except OSError:  # too many open files
+        close_all(set(opened) - {-1})
+        raise
     for fd in (out, err):
         grow_pipe(fd)
     if open_stdin:
