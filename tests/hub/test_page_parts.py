@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cais.hub.compare import flatten_config
 from cais.hub.images import Layer
 from cais.hub.pages import words
 from cais.hub.pages.assets import FOLDER
 from cais.hub.pages.charts import HEIGHT, STRIP, WIDTH, nice_top, place_crates, plot_pulls
-from cais.hub.pages.contents import flatten_config
 from cais.hub.pages.readme import render_readme
 from cais.hub.pages.rules import describe_rule
 from cais.hub.pages.visit import safe_next
