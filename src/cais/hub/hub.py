@@ -15,9 +15,11 @@ from cais.hub import schema as hub_schema
 from cais.hub.accounts import Accounts
 from cais.hub.api.app import PREFIXES, ApiApp
 from cais.hub.api.services import Services
+from cais.hub.attachments import Attachments
 from cais.hub.audit import Audit
 from cais.hub.config import HubConfig
 from cais.hub.courier import Courier
+from cais.hub.files import Files
 from cais.hub.gate import AccountGate
 from cais.hub.images import Images
 from cais.hub.pages.pages import Pages
@@ -91,6 +93,11 @@ class Hub:
         )
         self.scrubber = Scrubber(self.registry)
         self.search = Search(database)
+        self.repositories = Repositories(database, self.accounts)
+        self.images = Images(database, self.registry)
+        self.attachments = Attachments(self.registry)
+        self.files = Files(self.registry)
+        self.audit = Audit(database)
         self.webhooks = Webhooks(database, self.accounts, allow_private=config.allow_private)
         self.courier = Courier(database, allow_private=config.allow_private)
         self.registry.after_push.append(Labels(database, self.registry).learn)
@@ -132,6 +139,11 @@ class Hub:
                 database=self.database,
                 collector=self.collector,
                 webhooks=self.webhooks,
+                images=self.images,
+                attachments=self.attachments,
+                files=self.files,
+                repositories=self.repositories,
+                audit=self.audit,
                 anonymous=self.config.anonymous_pull,
             )
         )
@@ -145,9 +157,11 @@ class Hub:
             guard=self.guard,
             registry=self.registry,
             search=self.search,
-            repositories=Repositories(self.database, self.accounts),
-            images=Images(self.database, self.registry),
-            audit=Audit(self.database),
+            repositories=self.repositories,
+            images=self.images,
+            attachments=self.attachments,
+            files=self.files,
+            audit=self.audit,
             webhooks=self.webhooks,
             collector=self.collector,
             scrubber=self.scrubber,

@@ -8,8 +8,10 @@ from aiohttp import web
 
 from cais.errors import Denied, NotFound
 from cais.hub.accounts import Accounts
+from cais.hub.attachments import Attachments
 from cais.hub.audit import Audit
 from cais.hub.config import HubConfig
+from cais.hub.files import Files
 from cais.hub.gate import AccountGate
 from cais.hub.images import Images
 from cais.hub.repositories import Repositories
@@ -33,6 +35,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     search: Search
     repositories: Repositories
     images: Images
+    attachments: Attachments
+    files: Files
     audit: Audit
     webhooks: Webhooks
     collector: Collector

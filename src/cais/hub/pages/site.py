@@ -57,6 +57,11 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     database: Database
     collector: Collector
     webhooks: Webhooks
+    images: Images
+    attachments: Attachments
+    files: Files
+    repositories: Repositories
+    audit: Audit
     anonymous: bool = True
 
 
@@ -68,11 +73,11 @@ class Site:
         self.accounts = services.accounts
         self.search = services.search
         self.registry = services.registry
-        self.images = Images(services.database, services.registry)
-        self.attachments = Attachments(services.registry)
-        self.files = Files(services.registry)
-        self.repositories = Repositories(services.database, services.accounts)
-        self.audit = Audit(services.database)
+        self.images = services.images
+        self.attachments = services.attachments
+        self.files = services.files
+        self.repositories = services.repositories
+        self.audit = services.audit
         self.assets = Assets()
         self._rendering = asyncio.Lock()
         self._templates = _make_environment(self.assets)
