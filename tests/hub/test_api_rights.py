@@ -10,6 +10,8 @@ import pytest
 from cais.hub.api.table import ROUTES
 from cais.hub.webhooks import Webhook
 from harness.apihub import PASSWORD, ROOT, ApiHub, Client, limit_token, populate, serving_hub
+from harness.cargo import Pusher, sha256
+from harness.wire import MANIFEST
 
 CALLERS = ("anonymous", "stranger", "reader", "writer", "boss", "root", "limited", "expired")
 """``reader``, ``writer`` and ``boss`` are members of ``team``, which is private; ``root`` administers the hub;
@@ -29,6 +31,12 @@ DELETE /api/v1/repositories/{name}/-/tags/{tag}             401  404  403  204  
 GET    /api/v1/repositories/{name}/-/manifests/{digest}     404  404  200  200  200  200  200  401
 DELETE /api/v1/repositories/{name}/-/manifests/{digest}     401  404  403  204  204  204  403  401
 GET    /api/v1/repositories/{name}/-/referrers/{digest}     404  404  200  200  200  200  200  401
+GET    /api/v1/repositories/{name}/-/files/{ref}            404  404  200  200  200  200  200  401
+GET    /api/v1/repositories/{name}/-/compare/{old}/{new}    404  404  200  200  200  200  200  401
+GET    /api/v1/repositories/{name}/-/attachments/{ref}      404  404  200  200  200  200  200  401
+GET    /api/v1/repositories/{name}/-/attachments/{ref}/{digest} 404 404 200 200 200  200  200  401
+GET    /api/v1/repositories/{name}/-/attachments/{ref}/{digest}/packages 404 404 200 200 200 200 200 401
+GET    /api/v1/repositories/{name}/-/retention              401  404  403  200  200  200  403  401
 GET    /api/v1/repositories/{name}/-/pulls                  404  404  200  200  200  200  200  401
 GET    /api/v1/namespaces                                   401  200  200  200  200  200  200  401
 POST   /api/v1/namespaces                                   401  201  201  201  201  201  403  401
@@ -60,6 +68,7 @@ DELETE /api/v1/tokens/{id}                                  401  404  404  404  
 GET    /api/v1/audit                                        401  403  403  403  403  200  403  401
 POST   /api/v1/system/collect                               401  403  403  403  403  200  403  401
 POST   /api/v1/system/scrub                                 401  403  403  403  403  200  403  401
+GET    /api/v1/system/damaged                               401  403  403  403  403  200  403  401
 GET    /api/v1/system/stats                                 401  403  403  403  403  200  403  401
 GET    /api/v1/system/config                                401  403  403  403  403  200  403  401
 GET    /openapi.json                                        200  200  200  200  200  200  200  200
@@ -120,7 +129,20 @@ def prepare(served: ApiHub, words: str) -> tuple[dict[str, Any], Any]:
     if member in words:
         served.as_("root").ask(f"PUT {member}", {"role": "read"}, namespace="team", account="guest")
     path: dict[str, Any] = {"namespace": "team", "name": "app" if "/v2/" in words else "team/app"}
-    path |= {"tag": "1", "digest": digest, "account": "guest", "id": 1 << 40}
+    path |= {
+        "tag": "1",
+        "ref": "1",
+        "old": "1",
+        "new": "1",
+        "digest": digest,
+        "account": "guest",
+        "id": 1 << 40,
+    }
+    if "/attachments/" in words:
+        subject = {"mediaType": MANIFEST, "digest": digest, "size": 2}
+        pusher = Pusher(served.port, ("root", served.tokens["root"]))
+        pusher.attach("team/app", subject, b'{"packages": []}', "application/spdx+json")
+        path["digest"] = sha256(b'{"packages": []}')
     if "/webhooks/{id}" in words:
         for old in served.run(list_hooks(served)):
             served.run(served.hub.webhooks.remove("team", old.id, ROOT))

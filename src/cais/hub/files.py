@@ -10,7 +10,7 @@ import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import msgspec
 
@@ -106,12 +106,15 @@ class Tree(msgspec.Struct, frozen=True):
     broken: str = ""
 
 
+How = Literal["added", "removed", "changed"]
+
+
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A difference at ``path``: ``added``, ``removed`` or ``changed``. For a whole folder ``count`` says how many files
+    """A difference at ``path``. For a whole folder ``count`` says how many files
     and folders it stands for; ``details`` what has changed besides the content."""
 
     path: str
-    how: str
+    how: How
     kind: str
     before: int = 0
     after: int = 0
@@ -314,7 +317,7 @@ def compare_trees(old: Node, new: Node) -> list[Change]:
     return sorted(changes, key=lambda change: change.path)
 
 
-def _whole(node: Node, how: str) -> Change:
+def _whole(node: Node, how: How) -> Change:
     before, after = (node.total, 0) if how == "removed" else (0, node.total)
     return Change(
         path=node.entry.path, how=how, kind=node.entry.kind, before=before, after=after, count=node.count

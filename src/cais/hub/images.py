@@ -137,7 +137,7 @@ class Images:
                 size=total,
                 media_type=media_type,
                 artifact_type=artifact_type,
-                platforms=await self._list_platforms(repository, Digest(digest)),
+                platforms=await self.list_platforms(repository, Digest(digest)),
             )
             for name, digest, pushed, pulled, total, media_type, artifact_type in rows
         ]
@@ -151,6 +151,16 @@ class Images:
         )
         return int(row[0]) if row else 0
 
+    def pulled_times(self, repository: str, digests: Sequence[str]) -> dict[str, int]:
+        """When each of these manifests was pulled last, nanoseconds since the epoch; 0: never."""
+        rows = self._db.read(
+            "SELECT m.digest, m.pulled_ns FROM repositories r JOIN manifests m ON m.repository = r.id "
+            f"WHERE r.name = ? AND m.digest IN ({','.join('?' * len(digests))})",
+            repository,
+            *digests,
+        )
+        return dict(rows)
+
     def tags_of(self, repository: str, digest: Digest) -> list[str]:
         """The names that stand for this manifest."""
         rows = self._db.read(
@@ -160,6 +170,30 @@ class Images:
             repository,
         )
         return [name for (name,) in rows]
+
+    async def list_platforms(self, repository: str, digest: Digest) -> tuple[str, ...]:
+        """Of a manifest or index. A digest's are always the same: they are remembered."""
+        known = self._platforms.get(digest)
+        if known is not None:
+            return known
+        found: list[str] = []
+        try:
+            record = await self._registry.find_manifest(repository, digest)
+            document = parse_manifest(record.data, record.media_type)
+            if isinstance(document, Index):
+                found = [
+                    format_platform(e.platform) for e in document.manifests if _is_image(e) and e.platform
+                ]
+            else:
+                data = await self._registry.blobs.read(document.config.digest, MAX_CONFIG)
+                found = [format_platform(parse_image_config(data).platform)]
+        except CaisError:
+            pass
+        answer = tuple(dict.fromkeys(filter(None, found)))
+        self._platforms[digest] = answer
+        if len(self._platforms) > _KNOWN_PLATFORMS:
+            self._platforms.popitem(last=False)
+        return answer
 
     async def find(self, repository: str, ref: Digest | str, platform: str = "") -> Tagged:
         """What the reference stands for; of an index, the image for ``platform``, or else the one most likely meant.
@@ -189,7 +223,7 @@ class Images:
         about = entry.annotations.get(REFERENCE_DIGEST, "") if REFERENCE_TYPE in entry.annotations else ""
         platform = format_platform(entry.platform) if entry.platform else ""
         if not platform and record is not None and not about:
-            platform = ", ".join(await self._list_platforms(repository, entry.digest))
+            platform = ", ".join(await self.list_platforms(repository, entry.digest))
         return Member(
             digest=entry.digest,
             platform=platform or "unknown",
@@ -223,30 +257,6 @@ class Images:
             text=text,
             config_text=config_text,
         )
-
-    async def _list_platforms(self, repository: str, digest: Digest) -> tuple[str, ...]:
-        """Of a manifest or index. A digest's are always the same: they are remembered."""
-        known = self._platforms.get(digest)
-        if known is not None:
-            return known
-        found: list[str] = []
-        try:
-            record = await self._registry.find_manifest(repository, digest)
-            document = parse_manifest(record.data, record.media_type)
-            if isinstance(document, Index):
-                found = [
-                    format_platform(e.platform) for e in document.manifests if _is_image(e) and e.platform
-                ]
-            else:
-                data = await self._registry.blobs.read(document.config.digest, MAX_CONFIG)
-                found = [format_platform(parse_image_config(data).platform)]
-        except CaisError:
-            pass
-        answer = tuple(dict.fromkeys(filter(None, found)))
-        self._platforms[digest] = answer
-        if len(self._platforms) > _KNOWN_PLATFORMS:
-            self._platforms.popitem(last=False)
-        return answer
 
 
 def join_layers(manifest: Manifest, config: ImageConfig | None) -> tuple[Layer, ...]:

@@ -73,6 +73,8 @@ class Tag(msgspec.Struct, frozen=True, kw_only=True):
     artifact_type: str
     size: int
     pushed: str | None
+    pulled: str | None
+    platforms: list[str]
 
 
 class TagList(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,6 +158,141 @@ class ReferrerList(msgspec.Struct, frozen=True, kw_only=True):
 
     referrers: list[Referrer]
     next: str = ""
+
+
+class File(msgspec.Struct, frozen=True, kw_only=True):
+    """A file or folder of an image; ``path`` has no slash at either end. ``size`` and ``count`` of a folder are those
+    of all in it; ``layer``: the number of the one it comes from; ``content``: a hash, to compare files by."""
+
+    name: str
+    path: str
+    kind: str
+    size: int
+    count: int
+    mode: int
+    uid: int
+    gid: int
+    mtime: str | None
+    link: str
+    layer: int
+    content: str
+
+
+class FileList(msgspec.Struct, frozen=True, kw_only=True):
+    """Some files of a folder, folders first. ``layer`` is null for those of the whole image; ``size`` and ``count``:
+    of all in the folder; ``broken``: why something may be absent; ``next``: what ``last`` is to ask for more, empty at
+    the end."""
+
+    repository: str
+    digest: str
+    layer: int | None
+    path: str
+    size: int
+    count: int
+    broken: str
+    files: list[File]
+    next: str = ""
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """A setting of the configuration that is not the same; empty: it is not there."""
+
+    name: str
+    before: str
+    after: str
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that is not the same. A folder that is new or gone is one change; ``count`` says how many files and
+    folders it stands for. ``before`` and ``after``: bytes; ``details``: what has changed beside the content."""
+
+    path: str
+    how: Literal["added", "removed", "changed"]
+    kind: str
+    before: int
+    after: int
+    count: int
+    details: list[str]
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """What two images differ in, ``changes`` by path. ``shared_layers``: at the bottom; ``added``, ``removed`` and
+    ``changed``: numbers of files and folders; ``bytes``: that the new one's files are more; ``broken``: why something
+    may be absent; ``next``: what ``last`` is to ask for more changes, empty at the end."""
+
+    repository: str
+    old: str
+    new: str
+    shared_layers: int
+    settings: list[Difference]
+    added: int
+    removed: int
+    changed: int
+    bytes: int
+    broken: str
+    changes: list[Change]
+    next: str = ""
+
+
+class Signature(msgspec.Struct, frozen=True, kw_only=True):
+    """What a signature says of itself; nobody has verified it. ``names``: whether it is about this image, null: its
+    form does not say."""
+
+    signer: str
+    issuer: str
+    reference: str
+    names: bool | None
+
+
+class Attachment(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody has attached. ``digest``: of the document; ``about``: the manifest that it speaks of."""
+
+    kind: Literal["signature", "sbom", "provenance", "attestation", "other"]
+    format: str
+    manifest: str
+    digest: str
+    media_type: str
+    size: int
+    about: str
+    pushed: str | None
+    predicate: str
+    annotations: dict[str, str]
+    signature: Signature | None
+
+
+class AttachmentList(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is attached to an image and the index it is in."""
+
+    attachments: list[Attachment]
+
+
+class Package(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of a bill of materials."""
+
+    name: str
+    version: str
+    license: str
+    purl: str
+
+
+class PackageList(msgspec.Struct, frozen=True, kw_only=True):
+    """Some packages, by name. ``next``: what ``last`` is to ask for more, empty at the end."""
+
+    packages: list[Package]
+    next: str = ""
+
+
+class RemovedTag(msgspec.Struct, frozen=True, kw_only=True):
+    """A tag that the rules would remove."""
+
+    tag: str
+    digest: str
+
+
+class RemovedList(msgspec.Struct, frozen=True, kw_only=True):
+    """What the next collection would remove by the rules, its own or its namespace's."""
+
+    removed: list[RemovedTag]
 
 
 class DayPulls(msgspec.Struct, frozen=True, kw_only=True):
@@ -322,6 +459,19 @@ class Scrubbed(msgspec.Struct, frozen=True, kw_only=True):
     """Digests of blobs that were found damaged."""
 
     damaged: list[str]
+
+
+class Damaged(msgspec.Struct, frozen=True, kw_only=True):
+    """A damaged blob in a repository that has it."""
+
+    digest: str
+    repository: str
+
+
+class DamagedList(msgspec.Struct, frozen=True, kw_only=True):
+    """What a scrub has found, and nobody has pushed again since."""
+
+    damaged: list[Damaged]
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):

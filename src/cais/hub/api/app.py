@@ -10,7 +10,7 @@ from aiohttp import web
 
 from cais.errors import Invalid, NotFound
 from cais.hub.api.callers import identify
-from cais.hub.api.document import make_document
+from cais.hub.api.document import BINARY, make_document
 from cais.hub.api.failures import Refused, answer_failure, as_refused
 from cais.hub.api.parameters import PATH
 from cais.hub.api.route import Parameter, Route, Router
@@ -67,6 +67,8 @@ class ApiApp:
         value = await route.act(ask)
         if route.answer is None:
             return web.Response(status=route.status, headers=_HEADERS)
+        if route.answer is bytes:
+            return _as_file(value)
         headers = {**_HEADERS, "Content-Type": _JSON, **route.headers}
         return web.Response(
             status=route.status, body=msgspec.json.encode(value, enc_hook=str), headers=headers
@@ -90,6 +92,12 @@ class ApiApp:
             origin = f"{request.scheme}://{request.headers.get('Host', '')}"
             return self._services.gate.challenge(origin, "", ())
         return 'Bearer realm="cais-hub"'
+
+
+def _as_file(response: web.Response) -> web.Response:
+    """Bytes that somebody has pushed: never to be shown as a page of this host."""
+    response.headers.update({**_HEADERS, "Content-Type": BINARY, "Content-Security-Policy": "sandbox"})
+    return response
 
 
 def _is_registry(method: str, path: str) -> bool:

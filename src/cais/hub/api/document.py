@@ -13,6 +13,7 @@ from cais.hub.pages.visit import SESSION_COOKIE
 
 _REF = "#/components/schemas/{name}"
 _JSON = "application/json"
+BINARY = "application/octet-stream"
 _TEXT = (
     "Every GET is there as HEAD too. Times are RFC 3339 in UTC, sizes are bytes. Fields of a request that are not "
     "described are refused. What one may not know of is answered like what is not there: 404.\n\n"
@@ -38,7 +39,7 @@ _SCHEMES: dict[str, Any] = {
 
 def make_document(routes: Sequence[Route], paths: dict[str, Parameter], name: str) -> dict[str, Any]:
     """The whole document. ``paths``: the parameters that stand in paths; ``name``: what the hub is called."""
-    types = [kind for route in routes for kind in (route.body, route.answer) if kind is not None]
+    types = [kind for route in routes for kind in (route.body, route.answer) if kind not in (None, bytes)]
     kinds = [parameter.kind for route in routes for parameter in route.query]
     kinds += [parameter.kind for parameter in paths.values()]
     everything = [*types, *kinds, Failed]
@@ -111,7 +112,9 @@ def _security(route: Route) -> list[dict[str, list[str]]]:
 
 def _responses(route: Route, known: _Schemas) -> dict[str, Any]:
     done: dict[str, Any] = {"description": route.summary}
-    if route.answer is not None:
+    if route.answer is bytes:
+        done["content"] = {BINARY: {}}
+    elif route.answer is not None:
         done["content"] = {_JSON: {"schema": known.of(route.answer)}}
     responses = {str(route.status): done}
     for status in list_failures(route):

@@ -12,6 +12,8 @@ from cais.hub.api.answers import (
     Pulls,
     Referrer,
     ReferrerList,
+    RemovedList,
+    RemovedTag,
     Repository,
     RepositoryDetail,
     RepositoryList,
@@ -20,7 +22,7 @@ from cais.hub.api.answers import (
 from cais.hub.api.services import Ask
 from cais.hub.search import Repository as Row
 from cais.registry.naming import parse_digest_text
-from cais.registry.retention import Retention, format_retention, parse_retention
+from cais.registry.retention import Retention, apply, format_retention, parse_retention
 
 RIGHTS = ("pull", "push", "delete", "admin")
 _DAY = 86_400
@@ -84,6 +86,15 @@ async def delete_repository(ask: Ask) -> None:
     """``DELETE /repositories/{name}``: with all that is in it."""
     row = ask.get_repository("delete")
     await ask.services.registry.delete_repository(row.name, ask.caller)
+
+
+async def preview_retention(ask: Ask) -> RemovedList:
+    """``GET /repositories/{name}/-/retention``: what its rules would remove now, for who may push."""
+    row = ask.get_repository("push")
+    removed = await apply(
+        ask.services.registry, ask.services.database, time.time_ns(), dry_run=True, repository=row.name
+    )
+    return RemovedList(removed=[RemovedTag(tag=one.tag, digest=one.digest) for one in removed])
 
 
 async def pulls(ask: Ask) -> Pulls:

@@ -31,7 +31,8 @@ class Parameter(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing the API does. ``body`` and ``answer`` are types; an ``answer`` of None is an empty 204."""
+    """One thing the API does. ``body`` and ``answer`` are types; an ``answer`` of None is an empty 204, and for one of
+    ``bytes`` the route makes the response, which is for saving and not for showing."""
 
     method: str
     path: str

@@ -3,7 +3,17 @@
 import msgspec
 
 from cais import __version__
-from cais.hub.api.answers import Event, EventList, Health, Scrubbed, Settings, Stats, as_time
+from cais.hub.api.answers import (
+    Damaged,
+    DamagedList,
+    Event,
+    EventList,
+    Health,
+    Scrubbed,
+    Settings,
+    Stats,
+    as_time,
+)
 from cais.hub.api.namespaces import need_admin
 from cais.hub.api.services import Ask
 from cais.registry.base import Event as Noted
@@ -21,8 +31,13 @@ async def list_namespace_events(ask: Ask) -> EventList:
 
 
 def _read(ask: Ask, namespace: str) -> EventList:
+    query = ask.query
     events, following = ask.services.audit.read(
-        namespace=namespace, before=ask.query["before"], count=ask.query["n"]
+        namespace=namespace,
+        account=query["account"],
+        action=query["action"],
+        before=query["before"],
+        count=query["n"],
     )
     return EventList(events=list(map(_describe, events)), next=following)
 
@@ -49,6 +64,12 @@ async def collect(ask: Ask) -> Collected:
 async def scrub(ask: Ask) -> Scrubbed:
     """``POST /system/scrub``."""
     return Scrubbed(damaged=await ask.services.scrubber.scrub(ask.body.count, ask.body.age))
+
+
+async def damaged(ask: Ask) -> DamagedList:
+    """``GET /system/damaged``."""
+    found = await ask.services.registry.catalog.list_damaged()
+    return DamagedList(damaged=[Damaged(digest=digest, repository=name) for digest, name in found])
 
 
 async def stats(ask: Ask) -> Stats:

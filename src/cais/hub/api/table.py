@@ -2,14 +2,19 @@
 
 from typing import Any
 
-from cais.hub.api import accounts, docker, namespaces, repositories, system, tags, webhooks
+from cais.hub.api import accounts, contents, docker, namespaces, repositories, system, tags, webhooks
 from cais.hub.api import answers as a
 from cais.hub.api import bodies as b
 from cais.hub.api.parameters import (
     BEFORE,
     DAYS,
+    DID,
     FEW,
+    FROM_LAST,
+    INSIDE,
     LAST,
+    LAYER,
+    MANY,
     OWNER,
     PAGE,
     PART,
@@ -17,6 +22,7 @@ from cais.hub.api.parameters import (
     QUERY,
     SIZE,
     TYPE,
+    WHO,
     N,
     Q,
 )
@@ -105,6 +111,53 @@ _REPOSITORIES = (
         query=(TYPE, N, LAST),
     ),
     _route(
+        f"GET {_REPOSITORY}/-/files/{{ref}}",
+        contents.list_files,
+        "anyone",
+        "Files of an image, or of one of its layers",
+        a.FileList,
+        query=(LAYER, INSIDE, PLATFORM, MANY, FROM_LAST),
+    ),
+    _route(
+        f"GET {_REPOSITORY}/-/compare/{{old}}/{{new}}",
+        contents.compare,
+        "anyone",
+        "What two images differ in",
+        a.Comparison,
+        query=(PLATFORM, MANY, FROM_LAST),
+    ),
+    _route(
+        f"GET {_REPOSITORY}/-/attachments/{{ref}}",
+        contents.list_attachments,
+        "anyone",
+        "What is attached to an image: signatures, bills of materials",
+        a.AttachmentList,
+        query=(PLATFORM,),
+    ),
+    _route(
+        f"GET {_REPOSITORY}/-/attachments/{{ref}}/{{digest}}",
+        contents.get_attachment,
+        "anyone",
+        "A document that is attached",
+        bytes,
+        query=(PLATFORM,),
+    ),
+    _route(
+        f"GET {_REPOSITORY}/-/attachments/{{ref}}/{{digest}}/packages",
+        contents.list_packages,
+        "anyone",
+        "What a bill of materials lists",
+        a.PackageList,
+        query=(PLATFORM, MANY, FROM_LAST),
+    ),
+    _route(
+        f"GET {_REPOSITORY}/-/retention",
+        repositories.preview_retention,
+        "account",
+        "What its rules would remove now",
+        a.RemovedList,
+    ),
+    _route(
         f"GET {_REPOSITORY}/-/pulls", repositories.pulls, "anyone", "Pulls by day", a.Pulls, query=(DAYS,)
     ),
 )
@@ -172,7 +225,7 @@ _NAMESPACES = (
         "person",
         "What was done in it",
         a.EventList,
-        query=(N, BEFORE),
+        query=(WHO, DID, N, BEFORE),
     ),
 )
 
@@ -280,7 +333,7 @@ _SYSTEM = (
         "admin",
         "What was done in the hub",
         a.EventList,
-        query=(N, BEFORE),
+        query=(WHO, DID, N, BEFORE),
         group="system",
     ),
     _route(f"POST {V1}/system/collect", system.collect, "admin", "Collect garbage now", Collected),
@@ -292,6 +345,7 @@ _SYSTEM = (
         a.Scrubbed,
         body=b.Scrubbing,
     ),
+    _route(f"GET {V1}/system/damaged", system.damaged, "admin", "What was found damaged", a.DamagedList),
     _route(f"GET {V1}/system/stats", system.stats, "admin", "How much there is", a.Stats),
     _route(f"GET {V1}/system/config", system.settings, "admin", "How the hub was started", a.Settings),
     _route(

@@ -15,7 +15,8 @@ async def list_tags(ask: Ask) -> TagList:
     row, count = ask.get_repository(), ask.query["n"]
     catalog = ask.services.registry.catalog
     records = await catalog.list_tags(row.name, ask.query["last"], count + 1)
-    tags = []
+    images, tags = ask.services.images, []
+    pulled = images.pulled_times(row.name, [record.digest for record in records[:count]])
     for record in records[:count]:
         manifest = await catalog.find_manifest(row.name, record.digest)
         if manifest is not None:
@@ -27,6 +28,8 @@ async def list_tags(ask: Ask) -> TagList:
                     artifact_type=manifest.artifact_type,
                     size=manifest.total,
                     pushed=as_time(record.pushed_ns),
+                    pulled=as_time(pulled.get(record.digest, 0)),
+                    platforms=list(await images.list_platforms(row.name, record.digest)),
                 )
             )
     return TagList(tags=tags, next=records[count - 1].name if len(records) > count else "")
