@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cais.errors import AlreadyExists, Invalid, NotFound
-from cais.linux.mounts import make_overlay
+from cais.linux.overlay import make_overlay
 from cais.spec.runtimespec import RootMount
 from cais.store.snapshots.base import Snapshots, Trash
 from cais.store.snapshots.native import Native

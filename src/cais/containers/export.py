@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import msgspec
 
 from cais.errors import Conflict, Unavailable
-from cais.linux.mounts import make_overlay
+from cais.linux.overlay import make_overlay
 from cais.spec.runtimespec import RootMount
 
 CHUNK = 1 << 20

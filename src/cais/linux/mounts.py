@@ -3,7 +3,6 @@
 A detached mount has no entry in any mount table until ``attach``, is destroyed with its descriptor, and its
 place is named by a descriptor too, so that no path is walked twice (CVE-2021-30465)."""
 
-import errno
 import os
 import struct
 
@@ -88,21 +87,12 @@ def make_file_system(kind: str, options: tuple[str, ...], attributes: int = 0, s
         os.close(fd)
 
 
-def make_overlay(lower: list[str], upper: str, work: str) -> int:
-    """A detached overlay of ``lower`` (top first) and, when given, ``upper``.
-
-    Layers are added one by one (``lowerdir+``, Linux 6.5), for which a path may hold any byte and there may
-    be 500 of them; older kernels take one joined option of at most a page."""
-    tail = (f"upperdir={upper}", f"workdir={work}") if upper else ()
-    try:
-        return make_file_system(
-            "overlay", (*(f"lowerdir+={path}" for path in lower), *tail), source="overlay"
-        )
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-    joined = ":".join(path.replace("\\", "\\\\").replace(":", "\\:") for path in lower)
-    return make_file_system("overlay", (f"lowerdir={joined}", *tail), source="overlay")
+def mount_over(source: str, kind: str, target: str, data: str = "") -> None:
+    """Mount a new file system at ``target``, in the old way (mount(2)): ``data`` may have a page."""
+    check(
+        _call_mount(os.fsencode(source), os.fsencode(target), os.fsencode(kind), 0, os.fsencode(data)),
+        f"{kind} {data[:200]}",
+    )
 
 
 def attach(fd: int, target: int) -> None:

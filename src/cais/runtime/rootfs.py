@@ -12,6 +12,7 @@ from typing import Any
 
 from cais.linux import mounts
 from cais.linux.cgroups.base import ContainerView
+from cais.linux.overlay import make_overlay
 from cais.linux.syscalls import (
     CLONE_NEWNS,
     RESOLVE_IN_ROOT,
@@ -106,7 +107,7 @@ class MountOptions:
 def open_root(rootfs: dict[str, Any]) -> int:
     """A detached mount of the container's root file system, from the snapshotter's ``RootMount``."""
     if rootfs["type"] == "overlay":
-        return mounts.make_overlay(list(rootfs["lower"]), rootfs.get("upper", ""), rootfs.get("work", ""))
+        return make_overlay(list(rootfs["lower"]), rootfs.get("upper", ""), rootfs.get("work", ""))
     fd = mounts.clone_tree(rootfs["lower"][0], recursive=False)
     mounts.set_attributes(fd, propagation=mounts.MS_PRIVATE)
     return fd

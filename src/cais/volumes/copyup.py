@@ -11,7 +11,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from cais.linux.mounts import clone_tree, make_overlay
+from cais.linux.mounts import clone_tree
+from cais.linux.overlay import make_overlay
 from cais.linux.syscalls import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cais.linux.mounts import make_overlay
+from cais.linux.overlay import make_overlay
 from cais.store.layers.apply import AppliedLayer, apply_layer
 from cais.store.layers.lower import LowerView
 

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cais.errors import Invalid
-from cais.linux.mounts import make_file_system, make_overlay
+from cais.linux.mounts import make_file_system
+from cais.linux.overlay import make_overlay
 from cais.spec.runtimespec import RootMount
 from cais.store.layers.apply import apply_layer
 from cais.store.layers.compare import list_below

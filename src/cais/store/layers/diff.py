@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cais.errors import Conflict, Invalid
-from cais.linux.mounts import make_file_system
+from cais.linux.overlay import make_overlay
 from cais.spec.runtimespec import RootMount
 from cais.store.layers import tar
 from cais.store.layers.codec import sniff
@@ -99,8 +99,8 @@ def diff_trees(source: DiffSource) -> Iterator[bytes]:
 
 def _open_merged(mount: RootMount) -> int:
     """A read-only view, seen by nobody, in which the writable folder is one more layer on top."""
-    layers = [f"lowerdir+={path}" for path in (mount.upper, *mount.lower)]
-    overlay = make_file_system("overlay", ("redirect_dir=follow", "metacopy=on", *layers), source="overlay")
+    layers = (mount.upper, *mount.lower)
+    overlay = make_overlay(layers, "", "", ("redirect_dir=follow", "metacopy=on"))
     with opened(overlay):
         return os.open(".", FOLDER_FLAGS, dir_fd=overlay)
 

@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from cais.linux.mounts import make_overlay
+from cais.linux.overlay import make_overlay
 from cais.store.snapshots.base import Snapshots, Trash
 from cais.store.snapshots.native import Native
 from cais.store.snapshots.overlay import Overlay
