@@ -101,6 +101,14 @@ def choose_platform(host: Platform, offered: Sequence[Platform]) -> int | None:
     return min(ranks)[1] if ranks else None
 
 
+def list_runnable(host: Platform) -> list[Platform]:
+    """What the processor of ``host`` runs by itself, best first."""
+    return [
+        Platform(os=os, architecture=architecture, variant=variant)
+        for os, architecture, variant in _runnable(normalize_platform(host))
+    ]
+
+
 def matches(wanted: Platform, platform: Platform) -> bool:
     """Whether ``platform`` is what was asked for; fields that ``wanted`` leaves empty match everything."""
     want, have = normalize_platform(wanted), normalize_platform(platform)

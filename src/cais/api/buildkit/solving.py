@@ -42,8 +42,9 @@ from cais.build.tree import LayersTree, resolve
 from cais.build.vertex import VertexWarned
 from cais.errors import Invalid, NotFound, Unavailable, Unsupported
 from cais.images.image import Image
+from cais.linux.binfmt import read_emulated
 from cais.spec.ignore import Ignore
-from cais.spec.platform import Platform
+from cais.spec.platform import Platform, host_platform, list_runnable
 
 UPLOAD = "http://buildkit-session/"
 """What clients name a stream of theirs by (moby/buildkit session/upload/uploadprovider)."""
@@ -60,8 +61,10 @@ class Solving:
         self._store = store
 
     def platforms(self) -> Sequence[Platform]:
-        """What can be built for."""
-        return (self.builder.images.host,)
+        """What can be built for: this machine's own, what its processor runs too, and what is emulated at present."""
+        host = self.builder.images.host
+        also = [host_platform(host.os, machine) for machine in read_emulated()]
+        return tuple(dict.fromkeys((host, *list_runnable(host), *also)))
 
     async def solve(
         self,
