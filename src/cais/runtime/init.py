@@ -18,7 +18,7 @@ from cais.linux import caps, mounts, pty, syscalls
 from cais.linux.cgroups.base import Cgroups
 from cais.linux.seccomp import load_filter
 from cais.runtime import procfs, rootfs, users
-from cais.runtime.program import DEFAULT_PATH, find_executable
+from cais.runtime.program import DEFAULT_PATH, explain_format, find_executable
 from cais.runtime.reaper import become_reaper
 
 NAMESPACE_FLAGS = {
@@ -487,4 +487,9 @@ def execute(child: Child) -> None:
     if child.spec.get("annotations", {}).get("cais.init") == "true":
         become_reaper(child.sync, terminal=bool(child.process.get("terminal")))
     os.umask(0o022)  # it was 0 for the exact modes of what the recipe makes; programs expect the usual one
-    os.execve(child.program, [os.fsencode(a) for a in child.process["args"]], make_environment(child))
+    try:
+        os.execve(child.program, [os.fsencode(a) for a in child.process["args"]], make_environment(child))
+    except OSError as error:
+        if error.errno == errno.ENOEXEC:
+            raise OSError(errno.ENOEXEC, explain_format(child.program)) from None
+        raise

@@ -4,6 +4,8 @@ import errno
 import os
 import stat
 
+from cais.linux.binfmt import find_machine
+
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -46,3 +48,20 @@ def check_executable(path: str, quoted: str) -> None:
         raise PermissionError(errno.EACCES, f"exec: {quoted}: is a directory: permission denied")
     if not os.access(path, os.X_OK, effective_ids=True):
         raise PermissionError(errno.EACCES, f"exec: {quoted}: permission denied")
+
+
+def explain_format(path: str) -> str:
+    """Why the kernel calls a file no program (ENOEXEC of execve(2)), in Docker's words and a few more."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(64)
+    except OSError:  # one may execute what one may not read
+        header = b""
+    machine, own = find_machine(header), os.uname().machine
+    if machine and machine != own:
+        reason = f"it is for {machine}, this machine is {own}, and no emulator is registered (binfmt_misc)"
+    elif header.startswith(b"\x7fELF"):
+        reason = "it is a damaged program, or one for another machine"
+    else:
+        reason = "it is neither a program nor a script that begins with #!"
+    return f"exec: {quote(path)}: exec format error: {reason}"

@@ -85,3 +85,12 @@ def test_a_failure_inside_is_a_failure_outside():
     if result.returncode == UNAVAILABLE:
         pytest.skip(result.stderr.strip())
     assert result.returncode == 3
+
+
+def test_programs_of_other_machines_run_where_the_kernel_emulates_them():
+    """Steps of a build and containers, by an emulator that the machine registers; the engine tells clients of it."""
+    emulator = "/usr/bin/qemu-aarch64-static"
+    words = ("--memory", "1024", "--package", f"qemu-user-static={emulator}")
+    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernel/test_binfmt.py")
+    output = run_in_machine(*words, "env", f"CAIS_TEST_EMULATOR={emulator}", sys.executable, *command)
+    assert " passed" in output and " skipped" not in output
