@@ -33,8 +33,8 @@ class Town:
 async def _prepare(root: Path) -> tuple[str, str, str]:
     async with open_desk(root) as desk:
         alice = await desk.login("alice")
-        await desk.accounts.change_namespace("alice", alice, {"private": True})
-        robot, secret = await desk.accounts.add_robot(
+        await desk.people.namespaces.change("alice", alice, {"private": True})
+        robot, secret = await desk.people.robots.add(
             "bob", "ci", ["pull", "push"], 0, await desk.login("bob")
         )
         return await desk.token("alice"), robot, secret

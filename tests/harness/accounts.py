@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from cais.hub import schema as hub_schema
-from cais.hub.accounts import Accounts
 from cais.hub.gate import AccountGate
 from cais.hub.passwords import Passwords
+from cais.hub.people import People
 from cais.hub.tokens import Signer, load_key
 from cais.registry import schema as registry_schema
 from cais.registry.base import Caller
@@ -39,17 +39,17 @@ class Desk:
     root: Path
     database: Database
     passwords: Passwords
-    accounts: Accounts
+    people: People
     signer: Signer
     gate: AccountGate
 
     async def login(self, name: str, secret: str = PASSWORD, address: str = ADDRESS) -> Caller:
         """As a request of theirs would be identified."""
-        return await self.accounts.login(name, secret, address)
+        return await self.people.logins.login(name, secret, address)
 
     async def token(self, name: str, *scopes: str, seconds: int = 0) -> str:
         """The secret of a new kept token."""
-        _, secret = await self.accounts.add_token(name, "t", scopes, seconds, await self.login(name))
+        _, secret = await self.people.tokens.add(name, "t", scopes, seconds, await self.login(name))
         return secret
 
     async def make_repository(self, name: str, *, private: bool = False) -> None:
@@ -66,7 +66,7 @@ class Desk:
 async def open_desk(
     root: Path,
     *,
-    people: bool = True,
+    populated: bool = True,
     signup: bool = False,
     htpasswd: Path | None = None,
     admins: Iterable[str] = (),
@@ -74,18 +74,20 @@ async def open_desk(
     anonymous: bool = True,
     origin: str = "",
 ) -> AsyncIterator[Desk]:
-    """Accounts on ``root``; without ``people``, as at the first start of a hub."""
-    if people and not root.exists():
+    """Accounts on ``root``; not ``populated``: as at the first start of a hub."""
+    if populated and not root.exists():
         copy_people(root)
     root.mkdir(exist_ok=True)
     database = Database(root / "hub.db", {"registry": registry_schema.STEPS, "hub": hub_schema.STEPS})
     passwords = Passwords()
     try:
-        accounts = Accounts(database, passwords, signup=signup, htpasswd=htpasswd, admins=admins, taken=taken)
-        await accounts.prepare()
+        people = People.open(
+            database, passwords, signup=signup, htpasswd=htpasswd, admins=admins, taken=taken
+        )
+        await people.accounts.prepare()
         signer = Signer(load_key(root / "hub.key"), "cais-hub")
-        gate = AccountGate(accounts, database, signer, anonymous=anonymous, origin=origin)
-        yield Desk(root, database, passwords, accounts, signer, gate)
+        gate = AccountGate(people, database, signer, anonymous=anonymous, origin=origin)
+        yield Desk(root, database, passwords, people, signer, gate)
     finally:
         passwords.close()
         database.close()
@@ -110,12 +112,12 @@ def _template() -> "tempfile.TemporaryDirectory[str]":
 
 
 async def _make_people(root: Path) -> None:
-    async with open_desk(root, people=False) as desk:
-        code = desk.accounts.invitation()
+    async with open_desk(root, populated=False) as desk:
+        code = desk.people.accounts.invitation()
         assert code
-        await desk.accounts.sign_up("boss", PASSWORD, code, ADDRESS)
+        await desk.people.accounts.sign_up("boss", PASSWORD, code, ADDRESS)
         boss = await desk.login("boss")
-        await asyncio.gather(*(desk.accounts.add(name, PASSWORD, boss) for name in PEOPLE))
+        await asyncio.gather(*(desk.people.accounts.add(name, PASSWORD, boss) for name in PEOPLE))
 
 
 def basic(name: str, secret: str = PASSWORD) -> dict[str, str]:

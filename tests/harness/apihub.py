@@ -218,19 +218,19 @@ def populate(served: ApiHub, *names: str) -> None:
 
 
 async def _populate(served: ApiHub, names: tuple[str, ...]) -> None:
-    accounts = served.hub.accounts
+    people = served.hub.people
     await asyncio.gather(
-        *(accounts.add(name, PASSWORD, ROOT, admin=name == "root") for name in ("root", *names))
+        *(people.accounts.add(name, PASSWORD, ROOT, admin=name == "root") for name in ("root", *names))
     )
     for name in ("root", *names):
         by = Caller(account=name, kind="password")
-        _, served.tokens[name] = await accounts.add_token(name, "test", [], 0, by)
+        _, served.tokens[name] = await people.tokens.add(name, "test", [], 0, by)
 
 
 def limit_token(served: ApiHub, account: str, *scopes: str, expired: bool = False) -> str:
     """Another token of an account."""
     by = Caller(account=account, kind="password")
-    token, secret = served.run(served.hub.accounts.add_token(account, "limited", scopes, 60, by))
+    token, secret = served.run(served.hub.people.tokens.add(account, "limited", scopes, 60, by))
     if expired:
         served.run(
             served.hub.database.write(

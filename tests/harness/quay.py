@@ -181,7 +181,7 @@ async def _remember_pulls(served: ApiHub) -> None:
 def logged_in(hub: ApiHub, name: str) -> Visitor:
     """Somebody with a session."""
     visitor = Visitor(hub.port)
-    value, _ = hub.run(hub.hub.accounts.open_session(name))
+    value, _ = hub.run(hub.hub.people.sessions.open(name))
     visitor.cookies["cais_session"] = value
     return visitor
 

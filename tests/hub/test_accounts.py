@@ -9,8 +9,11 @@ import bcrypt
 import pytest
 
 from cais.errors import AlreadyExists, CaisError, Conflict, Denied, Invalid, NotFound, Unauthenticated
-from cais.hub.accounts import MAX_NAMESPACES, MAX_SESSIONS, MAX_TOKENS, RESERVED, is_name
 from cais.hub.htpasswd import Htpasswd, parse_htpasswd
+from cais.hub.kepttokens import MAX_TOKENS
+from cais.hub.names import RESERVED, is_name
+from cais.hub.namespaces import MAX_NAMESPACES
+from cais.hub.sessions import MAX_SESSIONS
 from cais.registry.base import Caller
 from cais.registry.catalog import ROOT_NAMESPACE
 from cais.registry.refusal import Refusal
@@ -59,34 +62,34 @@ def test_names() -> None:
 
 async def test_the_first_account_needs_the_code(tmp_path: Path) -> None:
     """Who has it is an administrator, once; nothing else passes for it."""
-    async with open_desk(tmp_path / "hub", people=False) as desk:
-        code = desk.accounts.invitation()
+    async with open_desk(tmp_path / "hub", populated=False) as desk:
+        code = desk.people.accounts.invitation()
         assert code and len(code) >= 16
         for wrong in ("", "-", code[:-1], code + "x", "\ud800"):
-            assert await refused(desk.accounts.sign_up("mallory", PASSWORD, wrong, ADDRESS)), wrong
-        made = await desk.accounts.sign_up("boss", PASSWORD, code, ADDRESS)
-        assert made.admin and desk.accounts.invitation() is None
+            assert await refused(desk.people.accounts.sign_up("mallory", PASSWORD, wrong, ADDRESS)), wrong
+        made = await desk.people.accounts.sign_up("boss", PASSWORD, code, ADDRESS)
+        assert made.admin and desk.people.accounts.invitation() is None
         for wrong in (code, "-", ""):
-            assert await refused(desk.accounts.sign_up("mallory", PASSWORD, wrong, ADDRESS)), wrong
-        await desk.accounts.prepare()
-        assert desk.accounts.invitation() is None
+            assert await refused(desk.people.accounts.sign_up("mallory", PASSWORD, wrong, ADDRESS)), wrong
+        await desk.people.accounts.prepare()
+        assert desk.people.accounts.invitation() is None
 
 
 async def test_the_code_is_good_for_one(tmp_path: Path) -> None:
     """Also for two that come at the same moment."""
-    async with open_desk(tmp_path / "hub", people=False, signup=True) as desk:
-        code = desk.accounts.invitation() or ""
-        acts = (desk.accounts.sign_up(f"first{n}", PASSWORD, code, ADDRESS) for n in range(3))
+    async with open_desk(tmp_path / "hub", populated=False, signup=True) as desk:
+        code = desk.people.accounts.invitation() or ""
+        acts = (desk.people.accounts.sign_up(f"first{n}", PASSWORD, code, ADDRESS) for n in range(3))
         found = await asyncio.gather(*acts, return_exceptions=True)
         assert sorted(type(one).__name__ for one in found) == ["Account", "Denied", "Denied"]
-        assert len(desk.accounts.list_accounts()) == 1
+        assert len(desk.people.accounts.list_accounts()) == 1
 
 
 async def test_signing_up_makes_no_administrator(tmp_path: Path) -> None:
     """Whatever the code says where anybody may sign up."""
     async with open_desk(tmp_path / "hub", signup=True) as desk:
         for name, code in (("dave1", ""), ("dave2", "-"), ("dave3", "None")):
-            assert not (await desk.accounts.sign_up(name, PASSWORD, code, ADDRESS)).admin
+            assert not (await desk.people.accounts.sign_up(name, PASSWORD, code, ADDRESS)).admin
 
 
 async def test_names_that_nobody_may_take(tmp_path: Path) -> None:
@@ -98,8 +101,8 @@ async def test_names_that_nobody_may_take(tmp_path: Path) -> None:
         tmp_path / "hub", signup=True, htpasswd=file, admins=["erin"], taken=["docker.io"]
     ) as desk:
         bob = await desk.login("bob")
-        await desk.accounts.add_namespace("team", await desk.login("alice"))
-        await desk.accounts.add_robot("team", "ci", ["pull"], 0, await desk.login("alice"))
+        await desk.people.namespaces.add("team", await desk.login("alice"))
+        await desk.people.robots.add("team", "ci", ["pull"], 0, await desk.login("alice"))
         await desk.make_repository("pushed-before/app")
         for name in (
             "dave",
@@ -113,13 +116,13 @@ async def test_names_that_nobody_may_take(tmp_path: Path) -> None:
         ):
             kinds = (AlreadyExists, Invalid)
             with pytest.raises(kinds):
-                await desk.accounts.sign_up(name, PASSWORD, "", f"192.0.2.{len(name)}")
+                await desk.people.accounts.sign_up(name, PASSWORD, "", f"192.0.2.{len(name)}")
             with pytest.raises(kinds):
-                await desk.accounts.add_namespace(name, bob)
-        assert desk.accounts.role("bob", "pushed-before") == ""
-        await desk.accounts.add_namespace("pushed-before", await desk.login("boss"))
+                await desk.people.namespaces.add(name, bob)
+        assert desk.people.namespaces.role("bob", "pushed-before") == ""
+        await desk.people.namespaces.add("pushed-before", await desk.login("boss"))
         with pytest.raises(AlreadyExists):
-            await desk.accounts.add_namespace("docker.io", await desk.login("boss"))
+            await desk.people.namespaces.add("docker.io", await desk.login("boss"))
 
 
 async def test_only_administrators_make_accounts(tmp_path: Path) -> None:
@@ -127,9 +130,9 @@ async def test_only_administrators_make_accounts(tmp_path: Path) -> None:
     async with open_desk(tmp_path / "hub") as desk:
         limited = await desk.login("boss", await desk.token("boss", "*:pull,push,delete"))
         for by in (await desk.login("alice"), limited, Caller()):
-            assert await refused(desk.accounts.add("dave", PASSWORD, by))
-            assert await refused(desk.accounts.disable("bob", by, disabled=True))
-        assert (await desk.accounts.add("dave", PASSWORD, await desk.login("boss"))).kind == "person"
+            assert await refused(desk.people.accounts.add("dave", PASSWORD, by))
+            assert await refused(desk.people.accounts.disable("bob", by, disabled=True))
+        assert (await desk.people.accounts.add("dave", PASSWORD, await desk.login("boss"))).kind == "person"
 
 
 async def test_signing_up_again_and_again(tmp_path: Path) -> None:
@@ -137,9 +140,11 @@ async def test_signing_up_again_and_again(tmp_path: Path) -> None:
     names = [f"erin{number}" for number in range(30)]
     async with open_desk(tmp_path / "hub", signup=True, admins=names) as desk:
         for name in names:
-            assert await refused(desk.accounts.sign_up(name, PASSWORD, "", "2001:db8::1"), AlreadyExists)
+            assert await refused(
+                desk.people.accounts.sign_up(name, PASSWORD, "", "2001:db8::1"), AlreadyExists
+            )
         with pytest.raises(Refusal) as caught:
-            await desk.accounts.sign_up("dave", PASSWORD, "", "2001:db8::2")
+            await desk.people.accounts.sign_up("dave", PASSWORD, "", "2001:db8::2")
         assert caught.value.status == 429 and int(caught.value.headers["Retry-After"]) > 0
 
 
@@ -153,14 +158,14 @@ async def test_passwords_that_are_no_good(tmp_path: Path, password: str) -> None
     """Too short, one letter, more than the 72 bytes that bcrypt reads, null characters, no text."""
     async with open_desk(tmp_path / "hub") as desk:
         with pytest.raises(Invalid):
-            await desk.accounts.add("dave", password, await desk.login("boss"))
+            await desk.people.accounts.add("dave", password, await desk.login("boss"))
 
 
 async def test_bytes_behind_the_seventy_second(tmp_path: Path) -> None:
     """A password of exactly 72 bytes is good; with anything behind it, it is another one."""
     async with open_desk(tmp_path / "hub") as desk:
         password = "é" * 32 + "abcdefgh"
-        await desk.accounts.add("dave", password, await desk.login("boss"))
+        await desk.people.accounts.add("dave", password, await desk.login("boss"))
         assert (await desk.login("dave", password)).account == "dave"
         for wrong in (password + "x", password + "\0", password[:-1]):
             assert await refused(desk.login("dave", wrong), Unauthenticated)
@@ -170,14 +175,14 @@ async def test_a_new_password(tmp_path: Path) -> None:
     """Ends the old one, sessions and registry tokens; kept tokens stay."""
     async with open_desk(tmp_path / "hub") as desk:
         alice = await desk.login("alice")
-        cookie, _ = await desk.accounts.open_session("alice")
+        cookie, _ = await desk.people.sessions.open("alice")
         kept = await desk.token("alice")
-        jwt, _ = desk.signer.sign("alice", {}, desk.accounts.get("alice").stamp)
+        jwt, _ = desk.signer.sign("alice", {}, desk.people.accounts.get("alice").stamp)
         assert (await desk.gate.identify(f"Bearer {jwt}", ADDRESS)).account == "alice"
-        await desk.accounts.change_password("alice", "another horse 8", alice)
+        await desk.people.accounts.change_password("alice", "another horse 8", alice)
         assert await refused(desk.login("alice"), Unauthenticated)
         assert await refused(desk.gate.identify(f"Bearer {jwt}", ADDRESS), Unauthenticated)
-        assert desk.accounts.find_session(cookie) is None
+        assert desk.people.sessions.find(cookie) is None
         assert (await desk.login("alice", kept)).kind == "token"
         assert (await desk.login("alice", "another horse 8")).kind == "password"
 
@@ -187,7 +192,7 @@ async def test_who_changes_passwords(tmp_path: Path) -> None:
     async with open_desk(tmp_path / "hub") as desk:
         whole, limited = await desk.token("alice"), await desk.token("alice", "alice/*:pull")
         boss_limited = await desk.login("boss", await desk.token("boss", "*:pull"))
-        jwt, _ = desk.signer.sign("alice", {}, desk.accounts.get("alice").stamp)
+        jwt, _ = desk.signer.sign("alice", {}, desk.people.accounts.get("alice").stamp)
         for by in (
             await desk.login("bob"),
             await desk.login("alice", whole),
@@ -196,10 +201,10 @@ async def test_who_changes_passwords(tmp_path: Path) -> None:
             boss_limited,
             Caller(),
         ):
-            assert await refused(desk.accounts.change_password("alice", "another horse 8", by)), by
-        robot, _ = await desk.accounts.add_robot("alice", "ci", ["pull"], 0, await desk.login("alice"))
+            assert await refused(desk.people.accounts.change_password("alice", "another horse 8", by)), by
+        robot, _ = await desk.people.robots.add("alice", "ci", ["pull"], 0, await desk.login("alice"))
         assert await refused(
-            desk.accounts.change_password(robot, "another horse 8", await desk.login("boss")), Invalid
+            desk.people.accounts.change_password(robot, "another horse 8", await desk.login("boss")), Invalid
         )
 
 
@@ -207,8 +212,8 @@ async def test_a_password_where_no_token_will_do(tmp_path: Path) -> None:
     """To prove that it is the person and not just their browser."""
     async with open_desk(tmp_path / "hub") as desk:
         kept = await desk.token("alice")
-        assert (await desk.accounts.login("alice", kept, ADDRESS)).kind == "token"
-        assert await refused(desk.accounts.login("alice", kept, ADDRESS, tokens=False), Unauthenticated)
+        assert (await desk.people.logins.login("alice", kept, ADDRESS)).kind == "token"
+        assert await refused(desk.people.logins.login("alice", kept, ADDRESS, tokens=False), Unauthenticated)
 
 
 # Disabling
@@ -219,17 +224,19 @@ async def test_a_disabled_account(tmp_path: Path) -> None:
     async with open_desk(tmp_path / "hub") as desk:
         boss = await desk.login("boss")
         kept = await desk.token("alice")
-        cookie, _ = await desk.accounts.open_session("alice")
-        jwt, _ = desk.signer.sign("alice", {}, desk.accounts.get("alice").stamp)
+        cookie, _ = await desk.people.sessions.open("alice")
+        jwt, _ = desk.signer.sign("alice", {}, desk.people.accounts.get("alice").stamp)
         await desk.gate.identify(f"Bearer {jwt}", ADDRESS)
-        await desk.accounts.disable("alice", boss, disabled=True)
+        await desk.people.accounts.disable("alice", boss, disabled=True)
         assert await refused(desk.login("alice"), Unauthenticated)
         assert await refused(desk.login("alice", kept), Unauthenticated)
         for token in (kept, jwt):
             assert await refused(desk.gate.identify(f"Bearer {token}", ADDRESS), Unauthenticated)
-        assert desk.accounts.find_session(cookie) is None and desk.accounts.role("alice", "alice") == ""
-        assert await refused(desk.accounts.open_session("alice"))
-        await desk.accounts.disable("alice", boss, disabled=False)
+        assert (
+            desk.people.sessions.find(cookie) is None and desk.people.namespaces.role("alice", "alice") == ""
+        )
+        assert await refused(desk.people.sessions.open("alice"))
+        await desk.people.accounts.disable("alice", boss, disabled=False)
         assert (await desk.login("alice")).account == "alice" and (await desk.login("alice", kept)).account
 
 
@@ -237,11 +244,11 @@ async def test_the_last_administrator(tmp_path: Path) -> None:
     """Cannot be disabled; with a second one, either can."""
     async with open_desk(tmp_path / "hub") as desk:
         boss = await desk.login("boss")
-        assert await refused(desk.accounts.disable("boss", boss, disabled=True), Conflict)
-        await desk.accounts.add("boss2", PASSWORD, boss, admin=True)
-        await desk.accounts.disable("boss", boss, disabled=True)
+        assert await refused(desk.people.accounts.disable("boss", boss, disabled=True), Conflict)
+        await desk.people.accounts.add("boss2", PASSWORD, boss, admin=True)
+        await desk.people.accounts.disable("boss", boss, disabled=True)
         boss2 = await desk.login("boss2")
-        assert await refused(desk.accounts.disable("boss2", boss2, disabled=True), Conflict)
+        assert await refused(desk.people.accounts.disable("boss2", boss2, disabled=True), Conflict)
 
 
 # Tokens
@@ -251,7 +258,7 @@ async def test_who_makes_tokens(tmp_path: Path) -> None:
     """Who has shown the password: a token of any kind would make itself one without its limits."""
     async with open_desk(tmp_path / "hub") as desk:
         jwt, _ = desk.signer.sign(
-            "alice", {"alice/app": frozenset({"pull"})}, desk.accounts.get("alice").stamp
+            "alice", {"alice/app": frozenset({"pull"})}, desk.people.accounts.get("alice").stamp
         )
         callers = [
             await desk.login("alice", await desk.token("alice")),
@@ -261,9 +268,9 @@ async def test_who_makes_tokens(tmp_path: Path) -> None:
             Caller(account="alice"),
         ]
         for by in callers:
-            assert await refused(desk.accounts.add_token("alice", "t", [], 0, by)), by
+            assert await refused(desk.people.tokens.add("alice", "t", [], 0, by)), by
         session = Caller(account="alice", kind="session")
-        assert (await desk.accounts.add_token("alice", "t", [], 0, session))[0].account == "alice"
+        assert (await desk.people.tokens.add("alice", "t", [], 0, session))[0].account == "alice"
 
 
 async def test_tokens_have_bounds(tmp_path: Path) -> None:
@@ -281,63 +288,61 @@ async def test_tokens_have_bounds(tmp_path: Path) -> None:
             ("t", [], -1),
             ("t", [], 1 << 63),
         ):
-            assert await refused(desk.accounts.add_token("alice", name, scopes, seconds, alice), Invalid)
+            assert await refused(desk.people.tokens.add("alice", name, scopes, seconds, alice), Invalid)
         for number in range(MAX_TOKENS):
             await desk.execute(
                 "INSERT INTO tokens (account, name, hash, scopes, expires_ns, created_ns) "
                 "SELECT id, 't', ?, '[]', 0, 1 FROM accounts WHERE name = 'alice'",
                 f"h{number}",
             )
-        assert await refused(desk.accounts.add_token("alice", "t", [], 0, alice), Conflict)
+        assert await refused(desk.people.tokens.add("alice", "t", [], 0, alice), Conflict)
 
 
 async def test_tokens_end(tmp_path: Path) -> None:
     """When their time is over, and at once when they are removed, with the registry tokens that came of them."""
     async with open_desk(tmp_path / "hub") as desk:
         alice = await desk.login("alice")
-        token, secret = await desk.accounts.add_token("alice", "t", [], 3600, alice)
-        assert desk.accounts.find_token(secret) and desk.accounts.find_token(secret, "alice")
-        assert (
-            desk.accounts.find_token(secret, "bob") is None and desk.accounts.find_token(secret[:-1]) is None
-        )
-        jwt, _ = desk.signer.sign("alice", {}, desk.accounts.get("alice").stamp)
+        token, secret = await desk.people.tokens.add("alice", "t", [], 3600, alice)
+        assert desk.people.tokens.find(secret) and desk.people.tokens.find(secret, "alice")
+        assert desk.people.tokens.find(secret, "bob") is None and desk.people.tokens.find(secret[:-1]) is None
+        jwt, _ = desk.signer.sign("alice", {}, desk.people.accounts.get("alice").stamp)
         await desk.execute("UPDATE tokens SET expires_ns = ? WHERE id = ?", time.time_ns() - 1, token.id)
-        assert desk.accounts.find_token(secret) is None
+        assert desk.people.tokens.find(secret) is None
         await desk.gate.identify(f"Bearer {jwt}", ADDRESS)
-        await desk.accounts.remove_token("alice", token.id, alice)
+        await desk.people.tokens.remove("alice", token.id, alice)
         assert await refused(desk.gate.identify(f"Bearer {jwt}", ADDRESS), Unauthenticated)
-        assert await refused(desk.accounts.remove_token("alice", token.id, alice), NotFound)
+        assert await refused(desk.people.tokens.remove("alice", token.id, alice), NotFound)
 
 
 async def test_who_removes_tokens(tmp_path: Path) -> None:
     """Nobody else's, and no token with limits any, not even an administrator's."""
     async with open_desk(tmp_path / "hub") as desk:
-        token, secret = await desk.accounts.add_token("alice", "t", [], 0, await desk.login("alice"))
+        token, secret = await desk.people.tokens.add("alice", "t", [], 0, await desk.login("alice"))
         for by in (
             await desk.login("bob"),
             await desk.login("boss", await desk.token("boss", "*:pull")),
             await desk.login("alice", await desk.token("alice", "alice/*:pull")),
         ):
-            assert await refused(desk.accounts.remove_token("alice", token.id, by))
-        assert await refused(desk.accounts.remove_token("bob", token.id, await desk.login("bob")), NotFound)
-        assert desk.accounts.find_token(secret)
+            assert await refused(desk.people.tokens.remove("alice", token.id, by))
+        assert await refused(desk.people.tokens.remove("bob", token.id, await desk.login("bob")), NotFound)
+        assert desk.people.tokens.find(secret)
 
 
 async def test_when_a_token_was_used(tmp_path: Path) -> None:
     """Is on record soon after."""
     async with open_desk(tmp_path / "hub") as desk:
         secret = await desk.token("alice")
-        assert desk.accounts.list_tokens("alice")[0].used_ns == 0
+        assert desk.people.tokens.list_tokens("alice")[0].used_ns == 0
         before = time.time_ns()
         await desk.login("alice", secret)
-        await desk.accounts.flush()
-        assert desk.accounts.list_tokens("alice")[0].used_ns >= before
+        await desk.people.tokens.flush()
+        assert desk.people.tokens.list_tokens("alice")[0].used_ns >= before
 
 
 async def test_secrets_are_not_in_the_database(tmp_path: Path) -> None:
     """Neither kept tokens nor cookies nor passwords, so that a backup opens nothing."""
     async with open_desk(tmp_path / "hub") as desk:
-        secret, (cookie, _) = await desk.token("alice"), await desk.accounts.open_session("alice")
+        secret, (cookie, _) = await desk.token("alice"), await desk.people.sessions.open("alice")
         data = b"".join(path.read_bytes() for path in desk.root.glob("hub.db*"))
         assert b"alice" in data
         for word in (secret, cookie, PASSWORD):
@@ -351,34 +356,34 @@ async def test_a_robot_may_what_its_token_says(tmp_path: Path) -> None:
     """In its namespace; it administers nothing, makes nothing, and gives itself nothing."""
     async with open_desk(tmp_path / "hub") as desk:
         alice = await desk.login("alice")
-        name, secret = await desk.accounts.add_robot("alice", "ci", ["pull", "push"], 0, alice)
-        await desk.accounts.set_member("bob", name, "write", await desk.login("bob"))
+        name, secret = await desk.people.robots.add("alice", "ci", ["pull", "push"], 0, alice)
+        await desk.people.namespaces.set_member("bob", name, "write", await desk.login("bob"))
         robot = await desk.login(name, secret)
         may = desk.gate.may
         assert may(robot, "alice/app", "push") and may(robot, "alice/a/b", "pull")
         assert not may(robot, "alice/app", "delete") and not may(robot, "bob/app", "push")
         assert not may(robot, "alicex/app", "push")
-        accounts = desk.accounts
+        people = desk.people
         for act in (
-            accounts.add_token(name, "t", [], 0, robot),
-            accounts.add_namespace("team", robot),
-            accounts.set_member("alice", "bob", "admin", robot),
-            accounts.change_namespace("alice", robot, {"private": True}),
-            accounts.change_password(name, "another horse 8", robot),
-            accounts.add_robot("alice", "ci2", ["pull"], 0, robot),
-            accounts.add("dave", PASSWORD, robot),
-            accounts.open_session(name),
+            people.tokens.add(name, "t", [], 0, robot),
+            people.namespaces.add("team", robot),
+            people.namespaces.set_member("alice", "bob", "admin", robot),
+            people.namespaces.change("alice", robot, {"private": True}),
+            people.accounts.change_password(name, "another horse 8", robot),
+            people.robots.add("alice", "ci2", ["pull"], 0, robot),
+            people.accounts.add("dave", PASSWORD, robot),
+            people.sessions.open(name),
         ):
             assert await refused(act)
-        assert await refused(accounts.set_member("alice", name, "admin", alice), Invalid)
+        assert await refused(people.namespaces.set_member("alice", name, "admin", alice), Invalid)
 
 
 async def test_who_makes_robots(tmp_path: Path) -> None:
     """Administrators of the namespace, for that namespace, with a name that nobody has."""
     async with open_desk(tmp_path / "hub") as desk:
         alice, bob = await desk.login("alice"), await desk.login("bob")
-        await desk.accounts.set_member("alice", "bob", "write", alice)
-        assert await refused(desk.accounts.add_robot("alice", "ci", ["pull"], 0, bob))
+        await desk.people.namespaces.set_member("alice", "bob", "write", alice)
+        assert await refused(desk.people.robots.add("alice", "ci", ["pull"], 0, bob))
         for name, actions in (
             ("C I", ["pull"]),
             ("ci", []),
@@ -386,9 +391,9 @@ async def test_who_makes_robots(tmp_path: Path) -> None:
             ("ci", ["pull,push:x"]),
             ("", ["pull"]),
         ):
-            assert await refused(desk.accounts.add_robot("alice", name, actions, 0, alice), Invalid)
-        await desk.accounts.add_robot("alice", "ci", ["pull"], 0, alice)
-        assert await refused(desk.accounts.add_robot("alice", "ci", ["pull"], 0, alice), AlreadyExists)
+            assert await refused(desk.people.robots.add("alice", name, actions, 0, alice), Invalid)
+        await desk.people.robots.add("alice", "ci", ["pull"], 0, alice)
+        assert await refused(desk.people.robots.add("alice", "ci", ["pull"], 0, alice), AlreadyExists)
 
 
 async def test_no_robot_logs_in_by_a_password(tmp_path: Path) -> None:
@@ -396,7 +401,7 @@ async def test_no_robot_logs_in_by_a_password(tmp_path: Path) -> None:
     file = tmp_path / "htpasswd"
     file.write_text("")
     async with open_desk(tmp_path / "hub", htpasswd=file) as desk:
-        name, _ = await desk.accounts.add_robot("alice", "ci", ["pull"], 0, await desk.login("alice"))
+        name, _ = await desk.people.robots.add("alice", "ci", ["pull"], 0, await desk.login("alice"))
         file.write_text(f"{name}:{CHEAP}\n")
         for secret in ("", "file password", "-"):
             assert await refused(desk.login(name, secret), Unauthenticated)
@@ -412,44 +417,51 @@ async def test_what_members_may(tmp_path: Path) -> None:
         await desk.make_repository("alice/app", private=True)
         wanted = {"": "", "read": "pull", "write": "pull push delete", "admin": "pull push delete admin"}
         for role in ("read", "write", "admin", ""):
-            await desk.accounts.set_member("alice", "bob", role, alice)
+            await desk.people.namespaces.set_member("alice", "bob", role, alice)
             may = [a for a in ("pull", "push", "delete", "admin") if desk.gate.may(bob, "alice/app", a)]
             assert may == wanted[role].split()
-            assert await refused(desk.accounts.set_member("alice", "carol", "read", bob)) is (role != "admin")
+            assert await refused(desk.people.namespaces.set_member("alice", "carol", "read", bob)) is (
+                role != "admin"
+            )
 
 
 async def test_the_last_administrator_of_a_namespace(tmp_path: Path) -> None:
     """Stays, whether it leaves, is made less, or only disabled ones are left; others can go at any time."""
     async with open_desk(tmp_path / "hub") as desk:
         alice, boss = await desk.login("alice"), await desk.login("boss")
-        await desk.accounts.add_namespace("team", alice)
+        await desk.people.namespaces.add("team", alice)
         for role in ("", "read"):
-            assert await refused(desk.accounts.set_member("team", "alice", role, alice), Conflict)
-        await desk.accounts.set_member("team", "bob", "admin", alice)
-        await desk.accounts.disable("bob", boss, disabled=True)
-        assert await refused(desk.accounts.set_member("team", "alice", "", alice), Conflict)
-        await desk.accounts.set_member("team", "carol", "admin", alice)
-        await desk.accounts.set_member("team", "alice", "", alice)
-        assert desk.accounts.role("alice", "team") == "" and desk.accounts.role("carol", "team") == "admin"
+            assert await refused(desk.people.namespaces.set_member("team", "alice", role, alice), Conflict)
+        await desk.people.namespaces.set_member("team", "bob", "admin", alice)
+        await desk.people.accounts.disable("bob", boss, disabled=True)
+        assert await refused(desk.people.namespaces.set_member("team", "alice", "", alice), Conflict)
+        await desk.people.namespaces.set_member("team", "carol", "admin", alice)
+        await desk.people.namespaces.set_member("team", "alice", "", alice)
+        assert (
+            desk.people.namespaces.role("alice", "team") == ""
+            and desk.people.namespaces.role("carol", "team") == "admin"
+        )
 
 
 async def test_ones_own_namespace(tmp_path: Path) -> None:
     """Cannot be taken from who it is named after, by nobody whom they trusted."""
     async with open_desk(tmp_path / "hub") as desk:
-        await desk.accounts.set_member("alice", "bob", "admin", await desk.login("alice"))
+        await desk.people.namespaces.set_member("alice", "bob", "admin", await desk.login("alice"))
         for by in (await desk.login("bob"), await desk.login("boss"), await desk.login("alice")):
             for role in ("", "read"):
-                assert await refused(desk.accounts.set_member("alice", "alice", role, by), Conflict)
+                assert await refused(desk.people.namespaces.set_member("alice", "alice", role, by), Conflict)
 
 
 async def test_members_of_nothing(tmp_path: Path) -> None:
     """An unknown namespace, account or role is refused, by an administrator too."""
     async with open_desk(tmp_path / "hub") as desk:
         boss = await desk.login("boss")
-        assert await refused(desk.accounts.set_member("nowhere", "bob", "admin", boss), NotFound)
-        assert await refused(desk.accounts.set_member("alice", "nobody", "read", boss), NotFound)
-        assert await refused(desk.accounts.set_member("alice", "bob", "owner", boss), Invalid)
-        assert await refused(desk.accounts.set_member("alice", "bob", "read", await desk.login("bob")))
+        assert await refused(desk.people.namespaces.set_member("nowhere", "bob", "admin", boss), NotFound)
+        assert await refused(desk.people.namespaces.set_member("alice", "nobody", "read", boss), NotFound)
+        assert await refused(desk.people.namespaces.set_member("alice", "bob", "owner", boss), Invalid)
+        assert await refused(
+            desk.people.namespaces.set_member("alice", "bob", "read", await desk.login("bob"))
+        )
 
 
 async def test_namespaces_have_an_end(tmp_path: Path) -> None:
@@ -461,8 +473,8 @@ async def test_namespaces_have_an_end(tmp_path: Path) -> None:
                 "INSERT INTO members SELECT ?, id, 'admin' FROM accounts WHERE name IN ('alice', 'boss')",
                 f"n{number}x",
             )
-        assert await refused(desk.accounts.add_namespace("more", await desk.login("alice")), Conflict)
-        await desk.accounts.add_namespace("more", await desk.login("boss"))
+        assert await refused(desk.people.namespaces.add("more", await desk.login("alice")), Conflict)
+        await desk.people.namespaces.add("more", await desk.login("boss"))
 
 
 async def test_settings_are_what_they_should_be(tmp_path: Path) -> None:
@@ -483,17 +495,17 @@ async def test_settings_are_what_they_should_be(tmp_path: Path) -> None:
             ("name", "x"),
         ):
             by = boss if key == "quota" else alice
-            assert await refused(desk.accounts.change_namespace("alice", by, {key: value}), Invalid), key
-        assert await refused(desk.accounts.change_namespace("alice", alice, {"quota": 0}))
-        assert await refused(desk.accounts.change_namespace("bob", alice, {"private": True}))
+            assert await refused(desk.people.namespaces.change("alice", by, {key: value}), Invalid), key
+        assert await refused(desk.people.namespaces.change("alice", alice, {"quota": 0}))
+        assert await refused(desk.people.namespaces.change("bob", alice, {"private": True}))
         good = {
             "description": "d",
             "private": True,
             "immutable": ["v*"],
             "retention": {"rules": [{"keep_last": 3}]},
         }
-        await desk.accounts.change_namespace("alice", alice, good)
-        found = desk.accounts.find_namespace("alice", alice)
+        await desk.people.namespaces.change("alice", alice, good)
+        found = desk.people.namespaces.get("alice", alice)
         assert found.private and found.description == "d"
 
 
@@ -503,18 +515,18 @@ async def test_settings_are_what_they_should_be(tmp_path: Path) -> None:
 async def test_sessions(tmp_path: Path) -> None:
     """Each has its own value, ends with a logout or its time, and of too many the oldest goes."""
     async with open_desk(tmp_path / "hub") as desk:
-        made = [await desk.accounts.open_session("alice") for _ in range(MAX_SESSIONS + 1)]
+        made = [await desk.people.sessions.open("alice") for _ in range(MAX_SESSIONS + 1)]
         assert len({value for value, _ in made}) == len({s.csrf for _, s in made}) == len(made)
-        assert desk.accounts.find_session(made[0][0]) is None
-        alive = [value for value, _ in made if desk.accounts.find_session(value)]
+        assert desk.people.sessions.find(made[0][0]) is None
+        alive = [value for value, _ in made if desk.people.sessions.find(value)]
         assert len(alive) == MAX_SESSIONS
-        await desk.accounts.close_session(alive[0])
-        assert desk.accounts.find_session(alive[0]) is None and desk.accounts.find_session(alive[1])
+        await desk.people.sessions.close(alive[0])
+        assert desk.people.sessions.find(alive[0]) is None and desk.people.sessions.find(alive[1])
         await desk.execute("UPDATE sessions SET expires_ns = ?", time.time_ns() - 1)
-        assert desk.accounts.find_session(alive[1]) is None
+        assert desk.people.sessions.find(alive[1]) is None
         for value in ("", "x", "\udcff", "cais_x"):
-            assert desk.accounts.find_session(value) is None
-        await desk.accounts.open_session("alice")
+            assert desk.people.sessions.find(value) is None
+        await desk.people.sessions.open("alice")
         assert desk.database.read_one("SELECT COUNT(*) FROM sessions") == (1,)
 
 
@@ -527,12 +539,12 @@ async def test_a_user_of_the_file(tmp_path: Path) -> None:
     file.write_text(f"# users\ndave:{CHEAP}\nerin:{CHEAP}\n")
     async with open_desk(tmp_path / "hub", htpasswd=file, admins=["erin"]) as desk:
         assert await refused(desk.login("dave", "wrong password"), Unauthenticated)
-        assert desk.accounts.find("dave") is None
+        assert desk.people.accounts.find("dave") is None
         found = await asyncio.gather(*(desk.login("dave", "file password") for _ in range(4)))
         assert {(one.account, one.admin) for one in found} == {("dave", False)}
-        assert desk.accounts.role("dave", "dave") == "admin"
+        assert desk.people.namespaces.role("dave", "dave") == "admin"
         assert (await desk.login("erin", "file password")).admin
-        await desk.accounts.disable("dave", await desk.login("boss"), disabled=True)
+        await desk.people.accounts.disable("dave", await desk.login("boss"), disabled=True)
         assert await refused(desk.login("dave", "file password"), Unauthenticated)
 
 

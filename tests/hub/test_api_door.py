@@ -180,8 +180,8 @@ def test_a_registry_token_is_for_the_registry(served: ApiHub) -> None:
 
 def test_a_browser_needs_its_secret_to_change(served: ApiHub) -> None:
     """The cookie alone reads; with the session's secret it changes; another's secret does not help."""
-    value, session = served.run(served.hub.accounts.open_session("alice"))
-    _, other = served.run(served.hub.accounts.open_session("root"))
+    value, session = served.run(served.hub.people.sessions.open("alice"))
+    _, other = served.run(served.hub.people.sessions.open("root"))
     cookie = {"Cookie": f"cais_session={value}", **JSON}
     path = "/api/v1/repositories/alice/app"
     assert served.send("GET", "/api/v1/account", headers=cookie).json["name"] == "alice"
@@ -192,7 +192,7 @@ def test_a_browser_needs_its_secret_to_change(served: ApiHub) -> None:
     assert served.send("PATCH", path, b'{"description": "by cookie"}', right).status == 200
     made = served.send("POST", "/api/v1/tokens", b'{"name": "by cookie"}', right)
     assert made.status == 201
-    served.run(served.hub.accounts.close_session(value))
+    served.run(served.hub.people.sessions.close(value))
     assert served.send("GET", "/api/v1/account", headers=cookie).status == 401
 
 

@@ -63,7 +63,7 @@ def window(browser: Any, hub: ApiHub) -> Iterator[Window]:
 
 def log_in(hub: ApiHub, window: Window, name: str) -> None:
     """With a session that is made inside."""
-    value, _ = hub.run(hub.hub.accounts.open_session(name))
+    value, _ = hub.run(hub.hub.people.sessions.open(name))
     window.page.context.add_cookies([{"name": "cais_session", "value": value, "url": window.url}])
 
 

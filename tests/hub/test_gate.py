@@ -42,7 +42,7 @@ async def identify(desk: Desk, token: str) -> Caller:
 
 async def exchange(desk: Desk, caller: Caller, *scopes: str) -> Caller:
     """Who it is by the registry token that it gets for these scopes."""
-    account = desk.accounts.find(caller.account)
+    account = desk.people.accounts.find(caller.account)
     grants = desk.gate.decide(caller, scopes)
     token, _ = desk.signer.sign(caller.account, grants, account.stamp if account else 0)
     return await identify(desk, token)
@@ -124,7 +124,7 @@ async def test_who_may_what(tmp_path: Path) -> None:
     async with open_desk(tmp_path / "hub") as desk:
         for name, private in (("alice/open", False), ("alice/own", True), ("root-level", False)):
             await desk.make_repository(name, private=private)
-        await desk.accounts.set_member("alice", "bob", "read", await desk.login("alice"))
+        await desk.people.namespaces.set_member("alice", "bob", "read", await desk.login("alice"))
         callers = {
             "nobody": Caller(),
             "carol": await desk.login("carol"),
@@ -182,8 +182,8 @@ async def test_the_root_namespace(tmp_path: Path) -> None:
     """Its repositories have names of one part: its members and robots have them too."""
     async with open_desk(tmp_path / "hub") as desk:
         boss = await desk.login("boss")
-        await desk.accounts.set_member("library", "bob", "write", boss)
-        name, secret = await desk.accounts.add_robot("library", "ci", ["push"], 0, boss)
+        await desk.people.namespaces.set_member("library", "bob", "write", boss)
+        name, secret = await desk.people.robots.add("library", "ci", ["push"], 0, boss)
         assert desk.gate.may(await desk.login("bob"), "busybox", "push")
         robot = await desk.login(name, secret)
         assert desk.gate.may(robot, "busybox", "push") and not desk.gate.may(robot, "alice/busybox", "push")
@@ -231,15 +231,15 @@ async def test_a_membership_that_ends(tmp_path: Path) -> None:
     async with open_desk(tmp_path / "hub") as desk:
         alice, bob = await desk.login("alice"), await desk.login("bob")
         await desk.make_repository("alice/own", private=True)
-        await desk.accounts.set_member("alice", "bob", "write", alice)
+        await desk.people.namespaces.set_member("alice", "bob", "write", alice)
         kept = await desk.login("bob", await desk.token("bob"))
         by_token = await exchange(desk, bob, "repository:alice/own:pull,push")
         assert desk.gate.may(by_token, "alice/own", "push") and desk.gate.may(kept, "alice/own", "push")
-        await desk.accounts.set_member("alice", "bob", "read", alice)
+        await desk.people.namespaces.set_member("alice", "bob", "read", alice)
         assert not desk.gate.may(by_token, "alice/own", "push") and desk.gate.may(
             by_token, "alice/own", "pull"
         )
-        await desk.accounts.set_member("alice", "bob", "", alice)
+        await desk.people.namespaces.set_member("alice", "bob", "", alice)
         for caller in (by_token, kept, bob):
             assert not desk.gate.may(caller, "alice/own", "pull")
 

@@ -130,7 +130,7 @@ def test_the_list_of_forms_is_whole() -> None:
 def test_a_form_without_the_sessions_secret_changes_nothing(hub: ApiHub, root: Visitor, path: str) -> None:
     """None, a made-up one, another's: refused before anything is looked at."""
     before = hub.state()
-    _, other = hub.run(hub.hub.accounts.open_session("alder"))
+    _, other = hub.run(hub.hub.people.sessions.open("alder"))
     sessions = hub.state()["sessions"]
     for csrf in ("", "guess", other.csrf):
         assert root.raw_post(path, {"csrf": csrf, **FORMS[path]}).status == 403
@@ -153,7 +153,7 @@ def test_a_form_that_another_site_sent_changes_nothing(
     hub: ApiHub, root: Visitor, path: str, headers: dict[str, str]
 ) -> None:
     """Even with the right secret."""
-    csrf = hub.hub.accounts.find_session
+    csrf = hub.hub.people.sessions.find
     session = hub.run(_find(csrf, root.cookies["cais_session"]))
     before = hub.state()
     assert root.raw_post(path, {"csrf": session, **FORMS[path]}, **headers).status == 403
@@ -184,7 +184,7 @@ def test_forms_before_a_session_want_their_cookie(hub: ApiHub, path: str) -> Non
 def test_forms_ask_for_rights_too(hub: ApiHub, path: str) -> None:
     """Somebody with a session and its secret, but without the right: nothing of others' changes."""
     nautilus = logged_in(hub, "nautilus")
-    csrf = hub.run(_find(hub.hub.accounts.find_session, nautilus.cookies["cais_session"]))
+    csrf = hub.run(_find(hub.hub.people.sessions.find, nautilus.cookies["cais_session"]))
     before = hub.state()
     assert nautilus.raw_post(path, {"csrf": csrf, **FORMS[path]}).status in (403, 404)
     assert hub.state() == before
@@ -238,10 +238,10 @@ def test_the_readme_is_written_by_who_may_push(hub: ApiHub, owner: Visitor, stra
     long = owner.post(f"{url}/-/readme", {"readme": "x" * 66_000}, on=f"{url}/-/settings")
     assert long.status == 400 and "65536 bytes" in long.words
     member = logged_in(hub, "alder")
-    hub.run(hub.hub.accounts.set_member("harbour", "alder", "write", ROOT_CALLER))
+    hub.run(hub.hub.people.namespaces.set_member("harbour", "alder", "write", ROOT_CALLER))
     assert member.post(f"{url}/-/readme", {"readme": "mine"}, on=f"{url}/-/settings").status == 303
     assert 'action="/r/harbour/written/-/delete"' not in member.get(f"{url}/-/settings").text
-    hub.run(hub.hub.accounts.set_member("harbour", "alder", "", ROOT_CALLER))
+    hub.run(hub.hub.people.namespaces.set_member("harbour", "alder", "", ROOT_CALLER))
 
 
 def test_tags_and_repositories_are_deleted_and_space_is_freed(
@@ -309,7 +309,7 @@ def test_members_and_robots(hub: ApiHub, owner: Visitor) -> None:
     """A role is given, changed and taken; a robot's secret is shown once; the last administrator stays."""
     url = "/n/harbour/-/members"
     assert owner.post(url, {"account": "nautilus", "role": "read"}).status == 303
-    assert ("nautilus", "person", "read") in hub.hub.accounts.list_members("harbour")
+    assert ("nautilus", "person", "read") in hub.hub.people.namespaces.list_members("harbour")
     assert owner.post(url, {"account": "nautilus", "remove": "1"}).status == 303
     assert owner.post(url, {"account": "nobody", "role": "read"}).status == 404
     assert owner.post(url, {"account": "harbour", "remove": "1"}).status == 409
@@ -356,7 +356,7 @@ def test_quotas_are_set_by_administrators_of_the_hub(hub: ApiHub, owner: Visitor
     """In megabytes; the namespace's page shows how much is used."""
     url = "/n/nautilus/-"
     assert root.post(f"{url}/quota", {"quota": "5"}, on=f"{url}/settings").status == 303
-    assert hub.hub.accounts.find_namespace("nautilus", ROOT_CALLER).quota == 5_000_000
+    assert hub.hub.people.namespaces.get("nautilus", ROOT_CALLER).quota == 5_000_000
     assert "5.00 MB" in root.get("/n/nautilus").words and 'class="gauge"' in root.get("/n/nautilus").text
     assert 'action="/n/harbour/-/quota"' not in owner.get("/n/harbour/-/settings").text
     assert root.post(f"{url}/quota", {"quota": "much"}, on=f"{url}/settings").status == 400
@@ -377,7 +377,7 @@ def test_accounts_are_added_and_disabled(hub: ApiHub, root: Visitor) -> None:
 
 def test_the_password_is_changed(hub: ApiHub) -> None:
     """With the old one; other sessions end, this browser has a new one."""
-    hub.run(hub.hub.accounts.add("changing", PASSWORD, ROOT_CALLER))
+    hub.run(hub.hub.people.accounts.add("changing", PASSWORD, ROOT_CALLER))
     visitor, elsewhere = Visitor(hub.port), logged_in(hub, "changing")
     visitor.log_in("changing", PASSWORD)
     new = {"password": "another long one", "again": "another long one"}

@@ -63,8 +63,8 @@ async def test_a_refusal_costs_the_same(tmp_path: Path) -> None:
     cheap, dear = (bcrypt.hashpw(b"file password", bcrypt.gensalt(cost)).decode() for cost in (4, 12))
     file.write_text(f"cheap:{cheap}\ndear:{dear}\n")
     async with open_desk(tmp_path / "hub", htpasswd=file) as desk:
-        await desk.accounts.disable("bob", await desk.login("boss"), disabled=True)
-        robot, _ = await desk.accounts.add_robot("alice", "ci", ["pull"], 0, await desk.login("alice"))
+        await desk.people.accounts.disable("bob", await desk.login("boss"), disabled=True)
+        robot, _ = await desk.people.robots.add("alice", "ci", ["pull"], 0, await desk.login("alice"))
         cases = {
             "unknown": ("nobody", PASSWORD + "!"),
             "known": ("alice", PASSWORD + "!"),
@@ -195,7 +195,7 @@ async def test_an_address_does_not_take_all_places(tmp_path: Path) -> None:
         found = await asyncio.gather(*acts, return_exceptions=True)
         assert other.account == "alice"
         assert sum(isinstance(one, Refusal) for one in found) >= PLACES
-        assert not desk.accounts._throttle._places
+        assert not desk.people.logins._throttle._places
 
 
 async def test_a_kept_token_waits_for_nobody(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ async def test_a_kept_token_waits_for_nobody(tmp_path: Path) -> None:
     async with open_desk(tmp_path / "hub") as desk:
         kept = await desk.token("alice")
         for number in range(FREE_BY_ADDRESS + 10):
-            desk.accounts._throttle.fail(f"n{number}", "198.51.100.1")
+            desk.people.logins._throttle.fail(f"n{number}", "198.51.100.1")
         with pytest.raises(Refusal):
             await desk.login("bob", PASSWORD, "198.51.100.1")
         assert (await desk.login("alice", kept, "198.51.100.1")).account == "alice"

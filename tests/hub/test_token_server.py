@@ -106,7 +106,7 @@ async def test_kept_tokens(tmp_path: Path) -> None:
     """Are good by either way, for no more than they say, and what comes of them buys nothing new."""
     async with open_desk(tmp_path / "hub") as desk:
         kept = await desk.token("alice", "alice/a*:pull,push")
-        robot, secret = await desk.accounts.add_robot("bob", "ci", ["pull"], 0, await desk.login("bob"))
+        robot, secret = await desk.people.robots.add("bob", "ci", ["pull"], 0, await desk.login("bob"))
     with running_hub(tmp_path / "hub") as hub, closing(Wire(hub.port)) as wire:
         wanted = ["repository:alice/app:*", "repository:alice/own:pull", "repository:bob/x:pull"]
         for reply in (

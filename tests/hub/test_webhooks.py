@@ -53,12 +53,14 @@ async def happen(desk: Desk, *tags: str, action: str = "push", repository: str =
 
 async def add(desk: Desk, url: str, **how: Any) -> tuple[Webhook, str]:
     """A webhook of alice's."""
-    return await Webhooks(desk.database, desk.accounts, allow_private=True).add("alice", url, ALICE, **how)
+    return await Webhooks(desk.database, desk.people.namespaces, allow_private=True).add(
+        "alice", url, ALICE, **how
+    )
 
 
 def read(desk: Desk, webhook: Webhook) -> tuple[Webhook, list[Delivery]]:
     """It and its deliveries, the oldest first, as they are now."""
-    hooks = Webhooks(desk.database, desk.accounts)
+    hooks = Webhooks(desk.database, desk.people.namespaces)
     (found,) = [one for one in hooks.list_webhooks("alice", ALICE) if one.id == webhook.id]
     return found, hooks.list_deliveries("alice", webhook.id, ALICE, 1000)[::-1]
 
@@ -140,8 +142,8 @@ def test_addresses() -> None:
 async def test_who_makes_webhooks(tmp_path: Path) -> None:
     """Administrators of the namespace, and with no token that has limits; nobody sees those of others."""
     async with open_desk(tmp_path / "hub") as desk:
-        hooks = Webhooks(desk.database, desk.accounts)
-        await desk.accounts.set_member("alice", "bob", "write", await desk.login("alice"))
+        hooks = Webhooks(desk.database, desk.people.namespaces)
+        await desk.people.namespaces.set_member("alice", "bob", "write", await desk.login("alice"))
         made, secret = await hooks.add("alice", "https://a.example/secret-path", await desk.login("alice"))
         limited = await desk.login("alice", await desk.token("alice", "alice/*:pull,push,delete"))
         for by in (await desk.login("bob"), limited, Caller(), await desk.login("carol")):
@@ -183,7 +185,7 @@ async def test_webhooks_have_bounds(tmp_path: Path) -> None:
             {"secret": "ü" * 20},
         ):
             assert await refused(add(desk, url, **how), Invalid), how
-        hooks = Webhooks(desk.database, desk.accounts)
+        hooks = Webhooks(desk.database, desk.people.namespaces)
         assert await refused(hooks.add("nowhere", url, await desk.login("boss")), NotFound)
         for _ in range(MAX_WEBHOOKS):
             await add(desk, url)
@@ -239,7 +241,7 @@ async def test_the_root_namespace(tmp_path: Path) -> None:
     """Is told of repositories with names of one part."""
     with receiving() as receiver:
         async with open_desk(tmp_path / "hub") as desk, delivering(desk):
-            hooks = Webhooks(desk.database, desk.accounts, allow_private=True)
+            hooks = Webhooks(desk.database, desk.people.namespaces, allow_private=True)
             await hooks.add("library", receiver.url, await desk.login("boss"))
             await happen(desk, "no", repository="alice/busybox")
             await happen(desk, "no", repository="", action="delete")
@@ -307,7 +309,7 @@ async def test_it_is_given_up(tmp_path: Path) -> None:
             noted = desk.database.read("SELECT target, detail FROM events WHERE action = 'webhook'")
             assert noted[-1] == ("alice", f"webhook {webhook.id} disabled after {MAX_FAILURES} failures")
             receiver.answer = lambda number, sent: 200
-            hooks = Webhooks(desk.database, desk.accounts)
+            hooks = Webhooks(desk.database, desk.people.namespaces)
             await hooks.enable("alice", webhook.id, ALICE, enabled=True)
             assert (await came(receiver, MAX_FAILURES + 1))[-1] == "d"
             await hooks.enable("alice", webhook.id, ALICE, enabled=False)
@@ -355,7 +357,7 @@ async def test_a_removed_webhook(tmp_path: Path) -> None:
             await add(desk, other.url)
             await happen(desk, "a")
             await came(receiver, 1)
-            await Webhooks(desk.database, desk.accounts).remove("alice", webhook.id, ALICE)
+            await Webhooks(desk.database, desk.people.namespaces).remove("alice", webhook.id, ALICE)
             receiver.silence.set()
             await happen(desk, "b")
             assert await came(other, 2) == ["a", "b"]
@@ -461,7 +463,7 @@ async def test_private_addresses(tmp_path: Path) -> None:
                 webhook, _ = await add(desk, f"http://{host}:{port}/")
                 await happen(desk, "a")
                 assert set(await failed(desk, webhook)) == {NO_ADDRESS}, host
-                await Webhooks(desk.database, desk.accounts).remove("alice", webhook.id, ALICE)
+                await Webhooks(desk.database, desk.people.namespaces).remove("alice", webhook.id, ALICE)
             for address in (
                 "127.0.0.1",
                 "::ffff:127.0.0.1",
@@ -475,7 +477,7 @@ async def test_private_addresses(tmp_path: Path) -> None:
                 resolver = Changing(address)
                 assert set(await failed(desk, webhook, resolver=resolver)) == {NO_ADDRESS}, address
                 assert resolver.asked
-                await Webhooks(desk.database, desk.accounts).remove("alice", webhook.id, ALICE)
+                await Webhooks(desk.database, desk.people.namespaces).remove("alice", webhook.id, ALICE)
         assert receiver.sent == []
 
 
@@ -503,7 +505,7 @@ async def test_numbers_that_are_addresses(tmp_path: Path) -> None:
                 webhook, _ = await add(desk, f"http://{host}:{receiver.port}/")
                 await happen(desk, "a")
                 assert all(await failed(desk, webhook)), host
-                await Webhooks(desk.database, desk.accounts).remove("alice", webhook.id, ALICE)
+                await Webhooks(desk.database, desk.people.namespaces).remove("alice", webhook.id, ALICE)
         assert receiver.sent == []
 
 

@@ -1,8 +1,8 @@
-"""Reading the audit log: what was done, by whom, the newest first."""
+"""The audit log: an event for what somebody did, and reading what was done, the newest first."""
 
 import msgspec
 
-from cais.registry.base import Event
+from cais.registry.base import Caller, Event
 from cais.registry.catalog import ROOT_NAMESPACE
 from cais.registry.database import Database
 
@@ -90,3 +90,8 @@ class Audit:
     def _newest(self) -> int:
         row = self._db.read_one("SELECT MAX(id) FROM events")
         return int(row[0] or 0) if row else 0
+
+
+def make_event(action: str, by: Caller, target: str, detail: str = "") -> Event:
+    """What ``by`` does to an account or namespace, to be noted in the transaction that does it."""
+    return Event(action=action, account=by.account, address=by.address, target=target, detail=detail)

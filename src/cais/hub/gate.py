@@ -10,7 +10,8 @@ import msgspec
 from aiohttp import web
 
 from cais.errors import CaisError, Denied, Invalid, Unauthenticated
-from cais.hub.accounts import ROLES, Accounts
+from cais.hub.people import People
+from cais.hub.rights import ROLES
 from cais.hub.tokens import CATALOG, LIFE, MAX_SCOPES, PREFIX, Grants, Signer, matches, parse_scope
 from cais.registry.base import Action, Caller
 from cais.registry.catalog import ROOT_NAMESPACE, namespace_of
@@ -31,9 +32,9 @@ class AccountGate:
     the token server is, for who comes by another name too; empty: where the client says that we are."""
 
     def __init__(
-        self, accounts: Accounts, database: Database, signer: Signer, *, anonymous: bool, origin: str = ""
+        self, people: People, database: Database, signer: Signer, *, anonymous: bool, origin: str = ""
     ) -> None:
-        self._accounts = accounts
+        self._people = people
         self._db = database
         self._signer = signer
         self._anonymous = anonymous
@@ -48,16 +49,16 @@ class AccountGate:
             return Caller(address=address)
         if scheme.lower() == "basic":
             name, secret = parse_basic(value)
-            return await self._accounts.login(name, secret, address)
+            return await self._people.logins.login(name, secret, address)
         if scheme.lower() != "bearer":
             raise Unauthenticated("want Basic or Bearer authorization")
         if value.startswith(PREFIX):
-            found = self._accounts.find_token(value.strip())
+            found = self._people.tokens.find(value.strip())
             if found is None:
                 raise Unauthenticated("the token is not valid")
             return msgspec.structs.replace(found, address=address)
         claims = self._signer.read(value.strip())
-        account = self._accounts.find(claims.account) if claims.account else None
+        account = self._people.accounts.find(claims.account) if claims.account else None
         if claims.account and (account is None or account.disabled or account.stamp != claims.stamp):
             raise Unauthenticated("the token has ended")
         return Caller(
@@ -87,7 +88,9 @@ class AccountGate:
             return False
         if caller.admin:
             return True
-        role = self._accounts.role(caller.account, namespace_of(repository)) if caller.account else ""
+        role = (
+            self._people.namespaces.role(caller.account, namespace_of(repository)) if caller.account else ""
+        )
         if action in ROLES.get(role, ()):
             return True
         return (
@@ -154,7 +157,7 @@ class AccountGate:
             raise Unauthenticated("a registry token cannot be exchanged for another")
         asked = [word for key, value in form if key == "scope" for word in value.split()][:MAX_SCOPES]
         grants = self.decide(caller, asked)
-        account = self._accounts.find(caller.account) if caller.account else None
+        account = self._people.accounts.find(caller.account) if caller.account else None
         token, now = self._signer.sign(caller.account, grants, account.stamp if account else 0)
         answer: dict[str, object] = {"token": token, "access_token": token, "expires_in": LIFE}
         answer["issued_at"] = _iso(now)
@@ -164,7 +167,9 @@ class AccountGate:
         """OAuth2's form: the password, or a kept token in the place of a refresh token."""
         fields = dict(form)
         if fields.get("grant_type") == "password":
-            return await self._accounts.login(fields.get("username", ""), fields.get("password", ""), address)
+            return await self._people.logins.login(
+                fields.get("username", ""), fields.get("password", ""), address
+            )
         if fields.get("grant_type") == "refresh_token":
             return await self.identify(f"Bearer {fields.get('refresh_token', '')}", address)
         raise Invalid("want grant_type password or refresh_token")

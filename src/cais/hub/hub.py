@@ -12,7 +12,6 @@ from typing import Self, TextIO
 from aiohttp import web
 
 from cais.hub import schema as hub_schema
-from cais.hub.accounts import Accounts
 from cais.hub.api.app import PREFIXES, ApiApp
 from cais.hub.api.services import Services
 from cais.hub.attachments import Attachments
@@ -25,6 +24,7 @@ from cais.hub.images import Images
 from cais.hub.pages.pages import Pages
 from cais.hub.pages.site import Services as PageServices
 from cais.hub.passwords import Passwords
+from cais.hub.people import People
 from cais.hub.repositories import Repositories
 from cais.hub.search import Labels, Search
 from cais.hub.server import Answer, Measures, Server, local_hosts, parse_own_origin, parse_proxies
@@ -59,7 +59,7 @@ class Hub:
         self.config = config
         self.database = database
         self.passwords = Passwords()
-        self.accounts = Accounts(
+        self.people = People.open(
             database,
             self.passwords,
             signup=config.signup,
@@ -70,7 +70,7 @@ class Hub:
         origin = parse_own_origin(config.origin)
         signer = Signer(load_key(config.root / "hub.key"), SERVICE)
         self.guard = AccountGate(
-            self.accounts, database, signer, anonymous=config.anonymous_pull, origin=origin
+            self.people, database, signer, anonymous=config.anonymous_pull, origin=origin
         )
         self.gate: Gate = OpenGate() if config.open else self.guard
         self.registry = Registry(FileBlobs(config.root, config.share), SqliteCatalog(database))
@@ -93,12 +93,12 @@ class Hub:
         )
         self.scrubber = Scrubber(self.registry)
         self.search = Search(database)
-        self.repositories = Repositories(database, self.accounts)
+        self.repositories = Repositories(database, self.people.namespaces)
         self.images = Images(database, self.registry)
         self.attachments = Attachments(self.registry)
         self.files = Files(self.registry)
         self.audit = Audit(database)
-        self.webhooks = Webhooks(database, self.accounts, allow_private=config.allow_private)
+        self.webhooks = Webhooks(database, self.people.namespaces, allow_private=config.allow_private)
         self.courier = Courier(database, allow_private=config.allow_private)
         self.registry.after_push.append(Labels(database, self.registry).learn)
         self.measures = Measures()
@@ -132,7 +132,7 @@ class Hub:
         return Pages(
             PageServices(
                 name=self.config.name,
-                accounts=self.accounts,
+                people=self.people,
                 guard=None if self.config.open else self.guard,
                 search=self.search,
                 registry=self.registry,
@@ -152,7 +152,7 @@ class Hub:
         services = Services(
             config=self.config,
             database=self.database,
-            accounts=self.accounts,
+            people=self.people,
             gate=self.gate,
             guard=self.guard,
             registry=self.registry,
@@ -182,10 +182,10 @@ class Hub:
         hub._stack.callback(hub.passwords.close)
         await hub.registry.recover()
         if not config.open:
-            await hub.accounts.prepare()
-            hub.invitation = hub.accounts.invitation() or ""
+            await hub.people.accounts.prepare()
+            hub.invitation = hub.people.accounts.invitation() or ""
         hub._every(FLUSH_EVERY, hub.registry.flush, "counts of pulls")
-        hub._every(FLUSH_EVERY, hub.accounts.flush, "uses of tokens")
+        hub._every(FLUSH_EVERY, hub.people.tokens.flush, "uses of tokens")
         hub._tasks.append(asyncio.create_task(hub.courier.run(), name="webhooks"))
         hub._every(config.collect_every, hub._collect, "collection")
         hub._every(config.scrub_every / SCRUB_STEPS, hub._scrub, "scrub")
@@ -199,7 +199,7 @@ class Hub:
         if self.upstreams is not None:
             await self.upstreams.close()
         await self.registry.flush()
-        await self.accounts.flush()
+        await self.people.tokens.flush()
         self._stack.close()
 
     def _every(self, seconds: float, act: Callable[[], Awaitable[object]], what: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from cais.errors import Invalid, NotFound
-from cais.hub.accounts import Accounts
+from cais.hub.namespaces import Namespaces
 from cais.registry.base import Caller, Event
 from cais.registry.catalog import namespace_of, note
 from cais.registry.database import Database
@@ -25,9 +25,9 @@ _PATTERN = re.compile(r"[A-Za-z0-9_.*?\[\]!-]{1,128}")
 class Repositories:
     """Changes are noted in the audit log."""
 
-    def __init__(self, database: Database, accounts: Accounts) -> None:
+    def __init__(self, database: Database, namespaces: Namespaces) -> None:
         self._db = database
-        self._accounts = accounts
+        self._namespaces = namespaces
 
     def readme(self, name: str) -> str:
         """The README, as it was written. Raises NotFound."""
@@ -62,7 +62,7 @@ class Repositories:
         NotFound, Invalid."""
         if not values:
             return
-        self._accounts.need_role(by, namespace_of(name), "push" if values.keys() <= WORDS else "admin")
+        self._namespaces.need_role(by, namespace_of(name), "push" if values.keys() <= WORDS else "admin")
         columns = {key: _check(key, value) for key, value in values.items()}
 
         def act(db: sqlite3.Connection) -> None:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from cais.errors import Conflict, Invalid, NotFound
-from cais.hub.accounts import Accounts
+from cais.hub.namespaces import Namespaces
 from cais.registry.addresses import is_public
 from cais.registry.base import Caller, Event
 from cais.registry.catalog import namespace_of, note
@@ -67,14 +67,14 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 class Webhooks:
     """For administrators of namespaces. ``allow_private``: also addresses that are not of the public Internet."""
 
-    def __init__(self, database: Database, accounts: Accounts, *, allow_private: bool = False) -> None:
+    def __init__(self, database: Database, namespaces: Namespaces, *, allow_private: bool = False) -> None:
         self._db = database
-        self._accounts = accounts
+        self._namespaces = namespaces
         self._allow_private = allow_private
 
     def list_webhooks(self, namespace: str, by: Caller) -> list[Webhook]:
         """The oldest first. Raises Denied."""
-        self._accounts.need_role(by, namespace, "admin")
+        self._namespaces.need_role(by, namespace, "admin")
         rows = self._db.read(f"SELECT {_FIELDS} FROM webhooks WHERE namespace = ? ORDER BY id", namespace)
         return list(map(read_webhook, rows))
 
@@ -90,7 +90,7 @@ class Webhooks:
     ) -> tuple[Webhook, str]:
         """A webhook for what happens from now on, and its secret, which is made up if none is given and not shown
         again. ``actions``: of ACTIONS, none: all. Raises Denied, NotFound, Invalid, Conflict: too many."""
-        self._accounts.need_role(by, namespace, "admin")
+        self._namespaces.need_role(by, namespace, "admin")
         check_url(url, allow_private=self._allow_private)
         if repository and not (is_path(repository) and namespace_of(repository) == namespace):
             raise Invalid(f"repository {repository[:100]!r} is not one of namespace {namespace}")
@@ -121,7 +121,7 @@ class Webhooks:
 
     async def remove(self, namespace: str, id: int, by: Caller) -> None:
         """With its deliveries. Raises Denied, NotFound."""
-        self._accounts.need_role(by, namespace, "admin")
+        self._namespaces.need_role(by, namespace, "admin")
 
         def act(db: sqlite3.Connection) -> None:
             key = (id, namespace)
@@ -135,7 +135,7 @@ class Webhooks:
 
     async def enable(self, namespace: str, id: int, by: Caller, *, enabled: bool) -> None:
         """Begin again where it stopped, or stop. Idempotent. Raises Denied, NotFound."""
-        self._accounts.need_role(by, namespace, "admin")
+        self._namespaces.need_role(by, namespace, "admin")
 
         def act(db: sqlite3.Connection) -> None:
             row = db.execute(
@@ -151,7 +151,7 @@ class Webhooks:
 
     def list_deliveries(self, namespace: str, id: int, by: Caller, count: int = 50) -> list[Delivery]:
         """The newest first; of older ones than KEPT_DELIVERIES nothing is known. Raises Denied, NotFound."""
-        self._accounts.need_role(by, namespace, "admin")
+        self._namespaces.need_role(by, namespace, "admin")
         if not self._db.read_one("SELECT 1 FROM webhooks WHERE id = ? AND namespace = ?", id, namespace):
             raise NotFound(f"no such webhook: {id}")
         rows = self._db.read(

@@ -36,7 +36,7 @@ def _read_cookie(request: web.BaseRequest) -> str:
 
 
 def _by_session(services: Services, request: web.BaseRequest, cookie: str, address: str) -> Caller:
-    session = services.accounts.find_session(cookie)
+    session = services.people.sessions.find(cookie)
     if session is None:
         raise Unauthenticated("the session has ended: log in again")
     if request.method not in ("GET", "HEAD"):

@@ -10,7 +10,7 @@ from cais.hub.api.services import Ask
 
 async def list_namespaces(ask: Ask) -> NamespaceList:
     """``GET /namespaces``: those of which the caller is a member."""
-    found = ask.services.accounts.list_namespaces(ask.caller.account)
+    found = ask.services.people.namespaces.list_namespaces(ask.caller.account)
     return NamespaceList(
         namespaces=[
             Namespace(name=one.name, description=one.description, private=one.private, role=one.role)
@@ -21,7 +21,7 @@ async def list_namespaces(ask: Ask) -> NamespaceList:
 
 async def make_namespace(ask: Ask) -> Namespace:
     """``POST /namespaces``."""
-    await ask.services.accounts.add_namespace(ask.body.name, ask.caller)
+    await ask.services.people.namespaces.add(ask.body.name, ask.caller)
     return _describe(ask, ask.body.name)
 
 
@@ -33,7 +33,7 @@ async def get_namespace(ask: Ask) -> Namespace:
 async def change_namespace(ask: Ask) -> Namespace:
     """``PATCH /namespaces/{namespace}``."""
     name = _see(ask)
-    await ask.services.accounts.change_namespace(name, ask.caller, read_changes(ask.body))
+    await ask.services.people.namespaces.change(name, ask.caller, read_changes(ask.body))
     return _describe(ask, name)
 
 
@@ -59,21 +59,21 @@ async def get_member(ask: Ask) -> Member:
 
 async def put_member(ask: Ask) -> Member:
     """``PUT /namespaces/{namespace}/members/{account}``: give it a role, or another one."""
-    await ask.services.accounts.set_member(_see(ask), ask.path["account"], ask.body.role, ask.caller)
+    await ask.services.people.namespaces.set_member(_see(ask), ask.path["account"], ask.body.role, ask.caller)
     return _find_member(ask)
 
 
 async def delete_member(ask: Ask) -> None:
     """``DELETE /namespaces/{namespace}/members/{account}``."""
-    ask.services.accounts.need_role(ask.caller, _see(ask), "admin")
+    ask.services.people.namespaces.need_role(ask.caller, _see(ask), "admin")
     member = _find_member(ask)
-    await ask.services.accounts.set_member(ask.path["namespace"], member.name, "", ask.caller)
+    await ask.services.people.namespaces.set_member(ask.path["namespace"], member.name, "", ask.caller)
 
 
 async def make_robot(ask: Ask) -> RobotMade:
     """``POST /namespaces/{namespace}/robots``."""
     body = ask.body
-    name, secret = await ask.services.accounts.add_robot(
+    name, secret = await ask.services.people.robots.add(
         _see(ask), body.name, sorted(set(body.actions)), body.seconds, ask.caller
     )
     return RobotMade(name=name, secret=secret)
@@ -82,7 +82,7 @@ async def make_robot(ask: Ask) -> RobotMade:
 def need_admin(ask: Ask) -> str:
     """The namespace of the path, for who administers it. Raises NotFound, Denied."""
     name = _see(ask)
-    ask.services.accounts.need_role(ask.caller, name, "admin")
+    ask.services.people.namespaces.need_role(ask.caller, name, "admin")
     return name
 
 
@@ -90,7 +90,7 @@ def _see(ask: Ask) -> str:
     """The name of the namespace in the path. Raises NotFound unless the caller may know of it: as a member, or because
     it is not private, or has something that is not."""
     name: str = ask.path["namespace"]
-    found = ask.services.accounts.find_namespace(name, ask.caller)
+    found = ask.services.people.namespaces.get(name, ask.caller)
     if found.private and not _role(ask, name):
         rows = ask.services.search.in_namespace(name, ask.caller, "", 1)
         if not rows or not ask.services.guard.may(ask.caller, rows[0].name, "pull"):
@@ -102,11 +102,11 @@ def _role(ask: Ask, name: str) -> str:
     """The caller's own; a token with limits is for repositories, and a member of nothing."""
     if ask.caller.grants is not None:
         return ""
-    return "admin" if ask.caller.admin else ask.services.accounts.role(ask.caller.account, name)
+    return "admin" if ask.caller.admin else ask.services.people.namespaces.role(ask.caller.account, name)
 
 
 def _describe(ask: Ask, name: str) -> Namespace:
-    found = ask.services.accounts.find_namespace(name, ask.caller)
+    found = ask.services.people.namespaces.get(name, ask.caller)
     role = _role(ask, name)
     if not role:
         return Namespace(name=name, description=found.description, private=found.private, role="")
@@ -131,7 +131,7 @@ def _members(ask: Ask) -> list[Member]:
         raise Denied(f"you are no member of namespace {name}")
     return [
         Member(name=account, kind="robot" if kind == "robot" else "person", role=role)
-        for account, kind, role in ask.services.accounts.list_members(name)
+        for account, kind, role in ask.services.people.namespaces.list_members(name)
     ]
 
 

@@ -7,13 +7,13 @@ import msgspec
 from aiohttp import web
 
 from cais.errors import Denied, NotFound
-from cais.hub.accounts import Accounts
 from cais.hub.attachments import Attachments
 from cais.hub.audit import Audit
 from cais.hub.config import HubConfig
 from cais.hub.files import Files
 from cais.hub.gate import AccountGate
 from cais.hub.images import Images
+from cais.hub.people import People
 from cais.hub.repositories import Repositories
 from cais.hub.search import Repository, Search
 from cais.hub.webhooks import Webhooks
@@ -28,7 +28,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
 
     config: HubConfig
     database: Database
-    accounts: Accounts
+    people: People
     gate: Gate
     guard: AccountGate
     registry: Registry

@@ -19,11 +19,12 @@ async def show_account(site: Site, visit: Visit) -> web.Response:
     return site.page(
         visit,
         "account.html",
-        account=site.accounts.get(name),
+        account=site.people.accounts.get(name),
         namespaces=[
-            site.accounts.find_namespace(n.name, visit.caller) for n in site.accounts.list_namespaces(name)
+            site.people.namespaces.get(n.name, visit.caller)
+            for n in site.people.namespaces.list_namespaces(name)
         ],
-        tokens=len(site.accounts.list_tokens(name)),
+        tokens=len(site.people.tokens.list_tokens(name)),
         saved=visit.get("saved"),
     )
 
@@ -33,8 +34,8 @@ async def change_password(site: Site, visit: Visit) -> web.Response:
     name = site.need_member(visit)
     if visit.field("password") != visit.field("again"):
         raise Invalid("the two new passwords are not the same")
-    await site.accounts.login(name, visit.field("old"), visit.caller.address, tokens=False)
-    await site.accounts.change_password(name, visit.field("password"), visit.caller)
+    await site.people.logins.login(name, visit.field("old"), visit.caller.address, tokens=False)
+    await site.people.accounts.change_password(name, visit.field("password"), visit.caller)
     return await reopen(site, visit, name, "/account?saved=password")
 
 
@@ -42,7 +43,7 @@ async def add_namespace(site: Site, visit: Visit) -> web.Response:
     """POST ``/account/namespaces``."""
     site.need_member(visit)
     name = visit.field("name").strip()
-    await site.accounts.add_namespace(name, visit.caller)
+    await site.people.namespaces.add(name, visit.caller)
     return site.go(namespace_url(name))
 
 
@@ -55,7 +56,7 @@ def _tokens_page(site: Site, visit: Visit, name: str, secret: str = "", made: st
     return site.page(
         visit,
         "tokens.html",
-        tokens=site.accounts.list_tokens(name),
+        tokens=site.people.tokens.list_tokens(name),
         actions=ACTIONS,
         lives=LIVES,
         secret=secret,
@@ -73,7 +74,7 @@ async def add_token(site: Site, visit: Visit) -> web.Response:
     everything = pattern in ("", "*") and len(actions) == len(ACTIONS)
     scopes = [] if everything else [f"{pattern or '*'}:{','.join(actions)}"]
     title = visit.field("name").strip()
-    _, secret = await site.accounts.add_token(name, title, scopes, read_life(visit), visit.caller)
+    _, secret = await site.people.tokens.add(name, title, scopes, read_life(visit), visit.caller)
     return _tokens_page(site, visit, name, secret, title)
 
 
@@ -89,5 +90,5 @@ async def remove_token(site: Site, visit: Visit) -> web.Response:
     """POST ``/account/tokens/remove``."""
     name = site.need_member(visit)
     id = visit.field("id")
-    await site.accounts.remove_token(name, int(id) if id.isdecimal() and len(id) < 18 else 0, visit.caller)
+    await site.people.tokens.remove(name, int(id) if id.isdecimal() and len(id) < 18 else 0, visit.caller)
     return site.go("/account/tokens")

@@ -19,8 +19,8 @@ async def show_front(site: Site, visit: Visit) -> web.Response:
         visit,
         "front.html",
         popular=site.search.popular(visit.caller, POPULAR),
-        namespaces=site.accounts.list_namespaces(account) if account else [],
-        signup=site.accounts.signup,
+        namespaces=site.people.namespaces.list_namespaces(account) if account else [],
+        signup=site.people.accounts.signup,
     )
 
 

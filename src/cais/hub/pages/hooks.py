@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from cais.errors import Invalid
-from cais.hub.accounts import Namespace
+from cais.hub.namespaces import Namespace
 from cais.hub.pages.namespace import need_administered
 from cais.hub.pages.site import Site
 from cais.hub.pages.visit import Visit

@@ -3,9 +3,9 @@
 from aiohttp import web
 
 from cais.errors import CaisError, NotFound
-from cais.hub.accounts import SESSION_SECONDS
 from cais.hub.pages.site import Site
 from cais.hub.pages.visit import SESSION_COOKIE, Visit, safe_next, set_cookie
+from cais.hub.sessions import SESSION_SECONDS
 from cais.registry.refusal import Refusal
 
 
@@ -25,7 +25,7 @@ def _login_page(site: Site, visit: Visit, target: str, name: str = "", error: st
         target=safe_next(target),
         name=name,
         error=error,
-        signup=site.accounts.signup,
+        signup=site.people.accounts.signup,
     )
 
 
@@ -34,7 +34,9 @@ async def log_in(site: Site, visit: Visit) -> web.Response:
     _need_accounts(site)
     name = visit.field("name").strip()
     try:
-        caller = await site.accounts.login(name, visit.field("password"), visit.caller.address, tokens=False)
+        caller = await site.people.logins.login(
+            name, visit.field("password"), visit.caller.address, tokens=False
+        )
     except Refusal:
         raise
     except CaisError as error:
@@ -45,8 +47,8 @@ async def log_in(site: Site, visit: Visit) -> web.Response:
 async def reopen(site: Site, visit: Visit, account: str, target: str) -> web.Response:
     """A new session in the place of the one this browser has."""
     if visit.cookie:
-        await site.accounts.close_session(visit.cookie)
-    value, _ = await site.accounts.open_session(account)
+        await site.people.sessions.close(visit.cookie)
+    value, _ = await site.people.sessions.open(account)
     reply = site.go(target)
     set_cookie(visit, reply, SESSION_COOKIE, value, max_age=SESSION_SECONDS)
     return reply
@@ -55,7 +57,7 @@ async def reopen(site: Site, visit: Visit, account: str, target: str) -> web.Res
 async def log_out(site: Site, visit: Visit) -> web.Response:
     """POST ``/logout``."""
     if visit.cookie:
-        await site.accounts.close_session(visit.cookie)
+        await site.people.sessions.close(visit.cookie)
     reply = site.go("/")
     set_cookie(visit, reply, SESSION_COOKIE, "")
     return reply
@@ -75,8 +77,8 @@ def _signup_page(site: Site, visit: Visit, code: str, name: str = "", error: str
         code=code,
         name=name,
         error=error,
-        allowed=site.accounts.signup or bool(code),
-        first=site.accounts.invitation() is not None,
+        allowed=site.people.accounts.signup or bool(code),
+        first=site.people.accounts.invitation() is not None,
     )
 
 
@@ -85,7 +87,9 @@ async def sign_up(site: Site, visit: Visit) -> web.Response:
     _need_accounts(site)
     name, code = visit.field("name").strip(), visit.field("code").strip()
     try:
-        account = await site.accounts.sign_up(name, visit.field("password"), code, visit.caller.address)
+        account = await site.people.accounts.sign_up(
+            name, visit.field("password"), code, visit.caller.address
+        )
     except Refusal:
         raise
     except CaisError as error:

@@ -3,13 +3,14 @@
 from aiohttp import web
 
 from cais.errors import Invalid, NotFound
-from cais.hub.accounts import ROLES, Namespace
+from cais.hub.namespaces import Namespace
 from cais.hub.pages.account import LIVES, read_life
 from cais.hub.pages.rules import describe_rule, read_change
 from cais.hub.pages.site import Site
 from cais.hub.pages.visit import Visit
 from cais.hub.pages.words import namespace_url
 from cais.hub.repositories import check_patterns
+from cais.hub.rights import ROLES
 from cais.hub.tokens import ACTIONS
 from cais.registry.catalog import ROOT_NAMESPACE
 
@@ -22,7 +23,7 @@ def find(site: Site, visit: Visit, name: str) -> Namespace:
     """The namespace, if the caller may know of it: as a member, or as it has something to show. Raises NotFound."""
     seen = bool(site.search.in_namespace(name, visit.caller, "", 1))
     try:
-        found = site.accounts.find_namespace(name, visit.caller)
+        found = site.people.namespaces.get(name, visit.caller)
     except NotFound:
         if not seen:
             raise
@@ -61,7 +62,7 @@ def need_administered(site: Site, visit: Visit, name: str) -> Namespace:
     found = find(site, visit, name)
     if not site.is_open:
         site.need_member(visit)
-    site.accounts.need_role(visit.caller, name, "admin")
+    site.people.namespaces.need_role(visit.caller, name, "admin")
     return found
 
 
@@ -77,7 +78,7 @@ def _members_page(
         visit,
         "members.html",
         space=space,
-        members=site.accounts.list_members(space.name),
+        members=site.people.namespaces.list_members(space.name),
         roles=tuple(ROLES),
         actions=ACTIONS,
         lives=LIVES,
@@ -93,7 +94,7 @@ async def set_member(site: Site, visit: Visit, name: str) -> web.Response:
     if not role and not visit.checked("remove"):
         raise Invalid("choose a role")
     role = "" if visit.checked("remove") else role
-    await site.accounts.set_member(name, visit.field("account").strip(), role, visit.caller)
+    await site.people.namespaces.set_member(name, visit.field("account").strip(), role, visit.caller)
     return site.go(namespace_url(name, "members"))
 
 
@@ -103,7 +104,7 @@ async def add_robot(site: Site, visit: Visit, name: str) -> web.Response:
     actions = [action for action in ACTIONS if visit.checked(action)]
     if not actions:
         raise Invalid("choose what the robot may do")
-    robot, secret = await site.accounts.add_robot(
+    robot, secret = await site.people.robots.add(
         name, visit.field("robot").strip(), actions, read_life(visit), visit.caller
     )
     return _members_page(site, visit, space, secret, robot)
@@ -131,7 +132,7 @@ async def save_settings(site: Site, visit: Visit, name: str) -> web.Response:
         "private": visit.field("visibility") == "private",
         "immutable": check_patterns(patterns),
     }
-    await site.accounts.change_namespace(name, visit.caller, values)
+    await site.people.namespaces.change(name, visit.caller, values)
     return site.go(namespace_url(name, "settings") + "?saved=1")
 
 
@@ -141,7 +142,7 @@ async def save_quota(site: Site, visit: Visit, name: str) -> web.Response:
     text = visit.field("quota").strip() or "0"
     if not text.isascii() or not text.isdigit() or len(text) > 12:
         raise Invalid("a quota is a number of megabytes; 0: no limit")
-    await site.accounts.change_namespace(name, visit.caller, {"quota": int(text) * _MB})
+    await site.people.namespaces.change(name, visit.caller, {"quota": int(text) * _MB})
     return site.go(namespace_url(name, "settings") + "?saved=1")
 
 
@@ -149,7 +150,7 @@ async def save_retention(site: Site, visit: Visit, name: str) -> web.Response:
     """POST ``/n/<name>/-/retention``."""
     need_administered(site, visit, name)
     rules = read_change(visit, site.repositories.namespace_retention(name))
-    await site.accounts.change_namespace(name, visit.caller, {"retention": rules})
+    await site.people.namespaces.change(name, visit.caller, {"retention": rules})
     return site.go(namespace_url(name, "settings") + "?saved=1#retention")
 
 

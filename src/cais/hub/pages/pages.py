@@ -126,7 +126,7 @@ class Pages:
         visit = None
         try:
             services = self._site.services
-            visit = read_visit(request, services.accounts.find_session, open=self._site.is_open)
+            visit = read_visit(request, services.people.sessions.find, open=self._site.is_open)
             return await self._answer(visit)
         except ConnectionError:
             raise

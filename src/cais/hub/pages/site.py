@@ -13,7 +13,6 @@ from aiohttp import web
 from markupsafe import Markup, escape
 
 from cais.errors import Denied, NotFound, Unauthenticated
-from cais.hub.accounts import Accounts
 from cais.hub.attachments import Attachments
 from cais.hub.audit import Audit
 from cais.hub.files import Files
@@ -23,6 +22,7 @@ from cais.hub.pages import words
 from cais.hub.pages.assets import Assets
 from cais.hub.pages.readme import render_readme
 from cais.hub.pages.visit import FORM_COOKIE, Visit, set_cookie
+from cais.hub.people import People
 from cais.hub.repositories import Repositories
 from cais.hub.search import Repository, Search
 from cais.hub.webhooks import Webhooks
@@ -50,7 +50,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     """What the pages ask. ``guard`` is None for a hub without accounts, where everybody may do everything."""
 
     name: str
-    accounts: Accounts
+    people: People
     guard: AccountGate | None
     search: Search
     registry: Registry
@@ -70,7 +70,7 @@ class Site:
 
     def __init__(self, services: Services) -> None:
         self.services = services
-        self.accounts = services.accounts
+        self.people = services.people
         self.search = services.search
         self.registry = services.registry
         self.images = services.images

@@ -36,7 +36,7 @@ async def collect(site: Site, visit: Visit) -> web.Response:
 async def show_accounts(site: Site, visit: Visit) -> web.Response:
     """GET ``/system/accounts``."""
     site.need_admin(visit)
-    accounts = site.accounts.list_accounts(visit.get("after")[:50], ACCOUNTS + 1)
+    accounts = site.people.accounts.list_accounts(visit.get("after")[:50], ACCOUNTS + 1)
     return site.page(
         visit,
         "accounts.html",
@@ -49,14 +49,16 @@ async def add_account(site: Site, visit: Visit) -> web.Response:
     """POST ``/system/accounts``."""
     site.need_admin(visit)
     name, password = visit.field("name").strip(), visit.field("password")
-    await site.accounts.add(name, password, visit.caller, admin=visit.checked("admin"))
+    await site.people.accounts.add(name, password, visit.caller, admin=visit.checked("admin"))
     return site.go("/system/accounts")
 
 
 async def disable_account(site: Site, visit: Visit) -> web.Response:
     """POST ``/system/accounts/disable``: or enable again."""
     site.need_admin(visit)
-    await site.accounts.disable(visit.field("name"), visit.caller, disabled=visit.field("disabled") == "1")
+    await site.people.accounts.disable(
+        visit.field("name"), visit.caller, disabled=visit.field("disabled") == "1"
+    )
     return site.go("/system/accounts")
 
 

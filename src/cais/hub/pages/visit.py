@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from cais.errors import Denied, Invalid
-from cais.hub.accounts import Session
+from cais.hub.sessions import Session
 from cais.registry.base import Caller
 
 SESSION_COOKIE = "cais_session"
