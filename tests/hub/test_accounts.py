@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sqlite3
 import time
 from pathlib import Path
 
@@ -394,6 +395,23 @@ async def test_who_makes_robots(tmp_path: Path) -> None:
             assert await refused(desk.people.robots.add("alice", name, actions, 0, alice), Invalid)
         await desk.people.robots.add("alice", "ci", ["pull"], 0, alice)
         assert await refused(desk.people.robots.add("alice", "ci", ["pull"], 0, alice), AlreadyExists)
+
+
+async def test_a_robot_is_made_with_its_token_or_not_at_all(tmp_path: Path) -> None:
+    """What cannot be made whole leaves nothing behind, neither an account nor a member, and can be made again."""
+    async with open_desk(tmp_path / "hub") as desk:
+        alice = await desk.login("alice")
+        await desk.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON tokens BEGIN SELECT RAISE(ABORT, 'no room'); END"
+        )
+        with pytest.raises(sqlite3.IntegrityError, match="no room"):
+            await desk.people.robots.add("alice", "ci", ["pull"], 0, alice)
+        assert await refused(desk.people.robots.add("alice", "ci", ["pull"], -1, alice), Invalid)
+        assert desk.people.accounts.find("alice.ci") is None
+        assert [name for name, _, _ in desk.people.namespaces.list_members("alice")] == ["alice"]
+        await desk.execute("DROP TRIGGER full")
+        name, secret = await desk.people.robots.add("alice", "ci", ["pull"], 0, alice)
+        assert (await desk.login(name, secret)).account == name
 
 
 async def test_no_robot_logs_in_by_a_password(tmp_path: Path) -> None:

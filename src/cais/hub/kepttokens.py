@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import msgspec
 
 from cais.errors import Conflict, Denied, Invalid, NotFound
-from cais.hub.accounts import Account, Accounts
+from cais.hub.accounts import Accounts
 from cais.hub.audit import make_event
 from cais.hub.rights import is_person
 from cais.hub.tokens import hash_secret, make_secret, merge_grants, parse_grant
-from cais.registry.base import Caller, Event
+from cais.registry.base import Caller
 from cais.registry.catalog import note
 from cais.registry.database import Database
 
@@ -73,41 +73,13 @@ class KeptTokens:
         owner = self._accounts.get(account)
         if not 0 < len(name) <= 100 or len(scopes) > 50:
             raise Invalid("a token has a name of up to 100 characters and up to 50 scopes")
-        return await self.insert(owner, name, scopes, seconds, make_event("token", by, account, name))
+        token, secret = make_token(account, name, scopes, seconds)
 
-    async def insert(
-        self, owner: Account, name: str, scopes: Sequence[str], seconds: int, event: Event
-    ) -> tuple[Token, str]:
-        """For who has asked whether it may be made. ``event`` is noted with it. Raises Invalid, Conflict: too many."""
-        for scope in scopes:
-            parse_grant(scope)
-        if not 0 <= seconds <= MAX_SECONDS:
-            raise Invalid("a token lives for a number of seconds, or for ever: 0")
-        secret, now = make_secret(), time.time_ns()
-        expires = now + seconds * 1_000_000_000 if seconds else 0
+        def act(db: sqlite3.Connection) -> Token:
+            note(db, make_event("token", by, account, name))
+            return insert_token(db, owner.id, token, secret)
 
-        def act(db: sqlite3.Connection) -> int:
-            (count,) = db.execute("SELECT COUNT(*) FROM tokens WHERE account = ?", (owner.id,)).fetchone()
-            if count >= MAX_TOKENS:
-                raise Conflict(f"{owner.name} has {count} tokens: remove one first")
-            made = db.execute(
-                "INSERT INTO tokens (account, name, hash, scopes, expires_ns, created_ns) VALUES (?, ?, ?, ?, ?, ?)",
-                (owner.id, name, hash_secret(secret), msgspec.json.encode(scopes).decode(), expires, now),
-            )
-            note(db, event)
-            return int(made.lastrowid or 0)
-
-        id = await self._db.write(act, durable=True)
-        token = Token(
-            id=id,
-            name=name,
-            account=owner.name,
-            scopes=tuple(scopes),
-            expires_ns=expires,
-            created_ns=now,
-            used_ns=0,
-        )
-        return token, secret
+        return await self._db.write(act, durable=True), secret
 
     def list_tokens(self, account: str) -> list[Token]:
         """Newest first."""
@@ -142,3 +114,35 @@ class KeptTokens:
             note(db, make_event("token removed", by, account, str(id)))
 
         await self._db.write(act, durable=True)
+
+
+def make_token(account: str, name: str, scopes: Sequence[str], seconds: int) -> tuple[Token, str]:
+    """A token that is nowhere yet, and its secret. Raises Invalid."""
+    for scope in scopes:
+        parse_grant(scope)
+    if not 0 <= seconds <= MAX_SECONDS:
+        raise Invalid("a token lives for a number of seconds, or for ever: 0")
+    now = time.time_ns()
+    token = Token(
+        id=0,
+        name=name,
+        account=account,
+        scopes=tuple(scopes),
+        expires_ns=now + seconds * 1_000_000_000 if seconds else 0,
+        created_ns=now,
+        used_ns=0,
+    )
+    return token, make_secret()
+
+
+def insert_token(db: sqlite3.Connection, owner: int, token: Token, secret: str) -> Token:
+    """Keep it, within the transaction of who has asked whether it may be made. Raises Conflict: too many."""
+    (count,) = db.execute("SELECT COUNT(*) FROM tokens WHERE account = ?", (owner,)).fetchone()
+    if count >= MAX_TOKENS:
+        raise Conflict(f"{token.account} has {count} tokens: remove one first")
+    scopes = msgspec.json.encode(token.scopes).decode()
+    made = db.execute(
+        "INSERT INTO tokens (account, name, hash, scopes, expires_ns, created_ns) VALUES (?, ?, ?, ?, ?, ?)",
+        (owner, token.name, hash_secret(secret), scopes, token.expires_ns, token.created_ns),
+    )
+    return msgspec.structs.replace(token, id=int(made.lastrowid or 0))

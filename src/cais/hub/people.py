@@ -50,7 +50,7 @@ class People(msgspec.Struct, frozen=True, kw_only=True):
             accounts=accounts,
             logins=Logins(accounts, tokens, passwords, listed),
             namespaces=namespaces,
-            robots=Robots(database, names, accounts, namespaces, tokens),
+            robots=Robots(database, names, namespaces),
             sessions=Sessions(database, accounts),
             tokens=tokens,
         )

@@ -5,27 +5,22 @@ import time
 from collections.abc import Sequence
 
 from cais.errors import AlreadyExists, NotFound
-from cais.hub.accounts import Accounts
 from cais.hub.audit import make_event
-from cais.hub.kepttokens import KeptTokens
+from cais.hub.kepttokens import insert_token, make_token
 from cais.hub.names import Names, check_name
 from cais.hub.namespaces import Namespaces
-from cais.hub.tokens import parse_grant
 from cais.registry.base import Caller
+from cais.registry.catalog import note
 from cais.registry.database import Database
 
 
 class Robots:
     """For administrators of namespaces."""
 
-    def __init__(
-        self, database: Database, names: Names, accounts: Accounts, namespaces: Namespaces, tokens: KeptTokens
-    ) -> None:
+    def __init__(self, database: Database, names: Names, namespaces: Namespaces) -> None:
         self._db = database
         self._names = names
-        self._accounts = accounts
         self._namespaces = namespaces
-        self._tokens = tokens
 
     async def add(
         self, namespace: str, name: str, actions: Sequence[str], seconds: int, by: Caller
@@ -35,8 +30,7 @@ class Robots:
         self._namespaces.need_role(by, namespace, "admin")
         full = f"{namespace}.{name}"
         check_name(full)
-        scope = f"{namespace}/*:{','.join(actions)}"
-        parse_grant(scope)
+        token, secret = make_token(full, name, [f"{namespace}/*:{','.join(actions)}"], seconds)
         if self._names.is_promised(full):
             raise AlreadyExists(f"the name {full} is taken")
 
@@ -52,8 +46,9 @@ class Robots:
             if not made.rowcount:
                 raise AlreadyExists(f"the name {full} is taken")
             db.execute("INSERT INTO members VALUES (?, ?, 'write')", (namespace, made.lastrowid))
+            insert_token(db, int(made.lastrowid or 0), token, secret)
+            note(db, make_event("robot", by, namespace, full))
 
+        # One transaction: a robot without a token would keep its name and be good for nothing.
         await self._db.write(act, durable=True)
-        event = make_event("robot", by, namespace, full)
-        _, secret = await self._tokens.insert(self._accounts.get(full), name, [scope], seconds, event)
         return full, secret
