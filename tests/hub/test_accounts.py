@@ -414,6 +414,52 @@ async def test_a_robot_is_made_with_its_token_or_not_at_all(tmp_path: Path) -> N
         assert (await desk.login(name, secret)).account == name
 
 
+async def test_a_new_secret_ends_the_old_one(tmp_path: Path) -> None:
+    """At once, with the registry tokens that it got; what the robot may stays, and it has one token, as before."""
+    async with open_desk(tmp_path / "hub") as desk:
+        alice, robots = await desk.login("alice"), desk.people.robots
+        name, old = await robots.add("alice", "ci", ["pull", "push"], 0, alice)
+        jwt, _ = desk.signer.sign(name, {}, desk.people.accounts.get(name).stamp)
+        assert await refused(robots.renew("alice", name, -1, alice), Invalid)
+        assert (await desk.login(name, old)).account == name
+        new = await robots.renew("alice", name, 3600, alice)
+        assert await refused(desk.login(name, old), Unauthenticated)
+        assert await refused(desk.gate.identify(f"Bearer {jwt}", ADDRESS), Unauthenticated)
+        robot = await desk.login(name, new)
+        assert [desk.gate.may(robot, "alice/app", act) for act in ("pull", "push", "delete")] == [1, 1, 0]
+        (token,) = desk.people.tokens.list_tokens(name)
+        assert token.expires_ns == token.created_ns + 3600 * 10**9
+        await desk.execute("UPDATE tokens SET expires_ns = 1 WHERE id = ?", token.id)
+        assert (await desk.login(name, await robots.renew("alice", name, 0, alice))).account == name
+
+
+async def test_whose_secret_who_may_renew(tmp_path: Path) -> None:
+    """Robots' of the namespace, by its administrators. ``team.ci.x`` is of ``team``, as it was made there, also when
+    ``team.ci`` made it a member: whoever administers that would have the secret to team otherwise."""
+    async with open_desk(tmp_path / "hub") as desk:
+        alice, bob, boss = await desk.login("alice"), await desk.login("bob"), await desk.login("boss")
+        people, renew = desk.people, desk.people.robots.renew
+        await people.namespaces.add("team", alice)
+        await people.namespaces.add("team.ci", bob)
+        robot, secret = await people.robots.add("team", "ci.x", ["pull"], 0, alice)
+        await people.namespaces.set_member("team.ci", robot, "write", bob)
+        limited = await desk.login("alice", await desk.token("alice", "*:pull"))
+        for by in (bob, limited, Caller(), await desk.login(robot, secret)):
+            assert await refused(renew("team", robot, 0, by)), by
+        for namespace, account, by in (
+            ("team.ci", robot, bob),
+            ("team", "alice", alice),
+            ("team", "team.nobody", alice),
+            ("alice", robot, alice),
+        ):
+            assert await refused(renew(namespace, account, 0, by), NotFound), account
+        assert (await desk.login(robot, secret)).account == robot
+        secret = await renew("team", robot, 0, boss)
+        await people.namespaces.set_member("team", robot, "", alice)
+        assert await refused(renew("team", robot, 0, alice), NotFound), "it was sent away"
+        assert (await desk.login(robot, secret)).account == robot
+
+
 async def test_no_robot_logs_in_by_a_password(tmp_path: Path) -> None:
     """Not with an empty one, and not by a line in the htpasswd file that came later."""
     file = tmp_path / "htpasswd"

@@ -287,6 +287,24 @@ def test_a_robot_may_what_it_was_made_for(served: ApiHub, alice: Client) -> None
     assert alice.ask(f"POST {NAMESPACE}/robots", body, namespace="team-r").kind == "conflict"
 
 
+def test_a_robots_secret_is_renewed(served: ApiHub, alice: Client) -> None:
+    """What it may stays; the old secret ends, and the renewal is in the namespace's log."""
+    alice.ask("POST /api/v1/namespaces", {"name": "team-s"})
+    where: dict[str, str | int] = {"namespace": "team-s", "account": "team-s.ci"}
+    body = {"name": "ci", "actions": ["pull"]}
+    old = alice.ask(f"POST {NAMESPACE}/robots", body, namespace="team-s").json["secret"]
+    served.push("team-s/app", "1")
+    made = alice.ask(f"POST {NAMESPACE}/robots/{{account}}/secret", {"seconds": 0}, **where)
+    assert (made.status, made.json["name"]) == (200, "team-s.ci") and made.json["secret"] != old
+    robot = Client(served, {"Authorization": f"Bearer {made.json['secret']}"})
+    assert robot.get(REPOSITORY, name="team-s/app")["rights"] == ["pull"]
+    assert Client(served, {"Authorization": f"Bearer {old}"}).ask("GET /api/v1/account").status == 401
+    where["account"] = "alice"
+    assert alice.ask(f"POST {NAMESPACE}/robots/{{account}}/secret", {}, **where).kind == "not_found"
+    events = alice.get(f"{NAMESPACE}/audit", namespace="team-s")["events"]
+    assert (events[0]["action"], events[0]["detail"]) == ("robot secret", "team-s.ci")
+
+
 def test_webhooks(alice: Client, bob: Client) -> None:
     """They are made, shown without their secret, stopped and removed, by the namespace's administrators."""
     alice.ask("POST /api/v1/namespaces", {"name": "team-w"})

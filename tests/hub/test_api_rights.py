@@ -48,6 +48,7 @@ GET    /api/v1/namespaces/{namespace}/members/{account}     401  404  200  200  
 PUT    /api/v1/namespaces/{namespace}/members/{account}     401  404  403  403  200  200  403  401
 DELETE /api/v1/namespaces/{namespace}/members/{account}     401  404  403  403  204  204  403  401
 POST   /api/v1/namespaces/{namespace}/robots                401  404  403  403  201  201  403  401
+POST   /api/v1/namespaces/{namespace}/robots/{account}/secret 401 404 403 403 200 200   403  401
 GET    /api/v1/namespaces/{namespace}/audit                 401  404  403  403  200  200  403  401
 GET    /api/v1/namespaces/{namespace}/webhooks              401  404  403  403  200  200  403  401
 POST   /api/v1/namespaces/{namespace}/webhooks              401  404  403  403  201  201  403  401
@@ -143,6 +144,8 @@ def prepare(served: ApiHub, words: str) -> tuple[dict[str, Any], Any]:
         pusher = Pusher(served.port, ("root", served.tokens["root"]))
         pusher.attach("team/app", subject, b'{"packages": []}', "application/spdx+json")
         path["digest"] = sha256(b'{"packages": []}')
+    if "/robots/{account}" in words:
+        path["account"], _ = served.run(served.hub.people.robots.add("team", f"r{number}", ["pull"], 0, ROOT))
     if "/webhooks/{id}" in words:
         for old in served.run(list_hooks(served)):
             served.run(served.hub.webhooks.remove("team", old.id, ROOT))
@@ -154,6 +157,7 @@ def prepare(served: ApiHub, words: str) -> tuple[dict[str, Any], Any]:
         "PATCH /api/v1/namespaces/{namespace}": {"description": f"number {number}"},
         f"PUT {member}": {"role": "write"},
         "POST /api/v1/namespaces/{namespace}/robots": {"name": f"r{number}", "actions": ["pull"]},
+        "POST /api/v1/namespaces/{namespace}/robots/{account}/secret": {"seconds": 60},
         "POST /api/v1/namespaces/{namespace}/webhooks": {"url": f"http://127.0.0.1:9/{number}"},
         "PATCH /api/v1/namespaces/{namespace}/webhooks/{id}": {"disabled": True},
         "POST /api/v1/signup": {"name": f"made{number}", "password": PASSWORD},

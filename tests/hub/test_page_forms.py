@@ -22,6 +22,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiHub]:
     """One with people and images, for tests that spoil nothing for each other."""
     with serving_hub(Path(tmp_path_factory.mktemp("hub")) / "root", signup=True, grace=0.0) as served:
         stock(served)
+        served.run(served.hub.people.robots.add("harbour", "pilot", ["pull"], 0, ROOT_CALLER))
         yield served
 
 
@@ -99,6 +100,7 @@ FORMS = {
     f"{TIMETABLE}:1.0/-/delete": {},
     "/n/harbour/-/members": {"account": "alder", "role": "admin"},
     "/n/harbour/-/robots": {"robot": "r2", "pull": "1", "days": "30"},
+    "/n/harbour/-/secret": {"robot": "harbour.pilot", "days": "30"},
     "/n/harbour/-/settings": {"visibility": "private"},
     "/n/harbour/-/quota": {"quota": "1"},
     "/n/harbour/-/retention": {"keep": "1"},
@@ -317,6 +319,13 @@ def test_members_and_robots(hub: ApiHub, owner: Visitor) -> None:
     page = owner.post("/n/harbour/-/robots", fields, on=url)
     found = re.search(r"cais_[\w-]{40,}", page.text)
     assert found and Pusher(hub.port, ("harbour.ci", found[0])).ask("GET", "/v2/")[0] == 200
+    assert "New secret for harbour.ci" in owner.get(url).text
+    assert owner.post("/n/harbour/-/secret", {"robot": "harbour.ci", "days": "31"}, on=url).status == 400
+    page = owner.post("/n/harbour/-/secret", {"robot": "harbour.ci", "days": "90"}, on=url)
+    renewed = re.search(r"cais_[\w-]{40,}", page.text)
+    assert renewed and Pusher(hub.port, ("harbour.ci", renewed[0])).ask("GET", "/v2/")[0] == 200
+    assert Pusher(hub.port, ("harbour.ci", found[0])).ask("GET", "/v2/")[0] == 401
+    assert renewed[0] not in owner.get(url).text
 
 
 def test_webhooks(hub: ApiHub, owner: Visitor) -> None:

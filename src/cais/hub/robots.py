@@ -4,11 +4,14 @@ import sqlite3
 import time
 from collections.abc import Sequence
 
+import msgspec
+
 from cais.errors import AlreadyExists, NotFound
 from cais.hub.audit import make_event
 from cais.hub.kepttokens import insert_token, make_token
 from cais.hub.names import Names, check_name
 from cais.hub.namespaces import Namespaces
+from cais.hub.tokens import parse_grant
 from cais.registry.base import Caller
 from cais.registry.catalog import note
 from cais.registry.database import Database
@@ -52,3 +55,36 @@ class Robots:
         # One transaction: a robot without a token would keep its name and be good for nothing.
         await self._db.write(act, durable=True)
         return full, secret
+
+    async def renew(self, namespace: str, robot: str, seconds: int, by: Caller) -> str:
+        """A new secret for the robot with this whole name: it may what it might, and what it had ends at once. Raises
+        Denied, Invalid, NotFound: no robot of the namespace."""
+        self._namespaces.need_role(by, namespace, "admin")
+
+        def act(db: sqlite3.Connection) -> str:
+            owner, name, scopes = _find_robot(db, namespace, robot)
+            token, secret = make_token(robot, name, scopes, seconds)
+            db.execute("DELETE FROM tokens WHERE account = ?", (owner,))
+            db.execute("UPDATE accounts SET stamp = stamp + 1 WHERE id = ?", (owner,))
+            insert_token(db, owner, token, secret)
+            note(db, make_event("robot secret", by, namespace, robot))
+            return secret
+
+        return await self._db.write(act, durable=True)
+
+
+def _find_robot(db: sqlite3.Connection, namespace: str, robot: str) -> tuple[int, str, list[str]]:
+    """Its account, and the name and limits of its token. Raises NotFound.
+
+    A robot may be a member of other namespaces too, whose names may even be a beginning of its own: it is of the one
+    that its token is for, and only the members of that one give out what it may there."""
+    rows = db.execute(
+        "SELECT a.id, t.name, t.scopes FROM accounts a JOIN members m ON m.account = a.id AND m.namespace = ? "
+        "JOIN tokens t ON t.account = a.id WHERE a.name = ? AND a.kind = 'robot' ORDER BY t.id",
+        (namespace, robot),
+    )
+    for owner, name, text in rows:
+        scopes = msgspec.json.decode(text, type=list[str])
+        if {parse_grant(scope)[0] for scope in scopes} == {f"{namespace}/*"}:
+            return owner, name, scopes
+    raise NotFound(f"namespace {namespace} has no such robot: {robot}")

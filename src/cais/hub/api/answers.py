@@ -344,7 +344,7 @@ class MemberList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RobotMade(msgspec.Struct, frozen=True, kw_only=True):
-    """A new robot. Its secret is shown this once."""
+    """A robot that is new, or has a new secret, which is shown this once."""
 
     name: str
     secret: str

@@ -65,6 +65,12 @@ class RobotMaking(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     seconds: Seconds = 0
 
 
+class RobotRenewal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A new secret for a robot. ``seconds`` of life, 0: for ever."""
+
+    seconds: Seconds = 0
+
+
 class WebhookMaking(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who is to be told of what happens. ``repository`` empty: in all of the namespace; ``actions`` empty: all;
     ``secret`` empty: one is made up."""

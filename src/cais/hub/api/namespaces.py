@@ -79,6 +79,13 @@ async def make_robot(ask: Ask) -> RobotMade:
     return RobotMade(name=name, secret=secret)
 
 
+async def renew_robot(ask: Ask) -> RobotMade:
+    """``POST /namespaces/{namespace}/robots/{account}/secret``."""
+    name = ask.path["account"]
+    secret = await ask.services.people.robots.renew(_see(ask), name, ask.body.seconds, ask.caller)
+    return RobotMade(name=name, secret=secret)
+
+
 def need_admin(ask: Ask) -> str:
     """The namespace of the path, for who administers it. Raises NotFound, Denied."""
     name = _see(ask)

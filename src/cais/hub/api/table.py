@@ -220,6 +220,14 @@ _NAMESPACES = (
         errors=(409,),
     ),
     _route(
+        f"POST {_NAMESPACE}/robots/{{account}}/secret",
+        namespaces.renew_robot,
+        "person",
+        "Give a robot a new secret, and end the old one",
+        a.RobotMade,
+        body=b.RobotRenewal,
+    ),
+    _route(
         f"GET {_NAMESPACE}/audit",
         system.list_namespace_events,
         "person",

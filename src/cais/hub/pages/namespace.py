@@ -110,6 +110,14 @@ async def add_robot(site: Site, visit: Visit, name: str) -> web.Response:
     return _members_page(site, visit, space, secret, robot)
 
 
+async def renew_robot(site: Site, visit: Visit, name: str) -> web.Response:
+    """POST ``/n/<name>/-/secret``: a robot's new one is on this page, and never again."""
+    space = need_administered(site, visit, name)
+    robot = visit.field("robot")
+    secret = await site.people.robots.renew(name, robot, read_life(visit), visit.caller)
+    return _members_page(site, visit, space, secret, robot)
+
+
 async def show_settings(site: Site, visit: Visit, name: str) -> web.Response:
     """GET ``/n/<name>/-/settings``."""
     space = need_administered(site, visit, name)

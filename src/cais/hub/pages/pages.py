@@ -99,6 +99,7 @@ OF_NAMESPACE: Mapping[tuple[str, str], NamedView] = {
     ("GET", "members"): namespace.show_members,
     ("POST", "members"): namespace.set_member,
     ("POST", "robots"): namespace.add_robot,
+    ("POST", "secret"): namespace.renew_robot,
     ("GET", "settings"): namespace.show_settings,
     ("POST", "settings"): namespace.save_settings,
     ("POST", "quota"): namespace.save_quota,
