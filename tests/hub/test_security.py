@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import bcrypt
 import pytest
@@ -28,7 +29,7 @@ from cais.hub.passwords import (
 from cais.hub.server import UNLISTED, client_address, is_host, local_hosts, parse_own_origin, parse_proxies
 from cais.registry.refusal import Refusal
 from cais.spec.digest import digest_bytes
-from harness.accounts import PASSWORD, Desk, basic, copy_people, open_desk
+from harness.accounts import PASSWORD, Desk, basic, bearer, copy_people, open_desk
 from harness.hub import LiveHub, running_hub
 from harness.wire import Repository, Wire, send_raw
 
@@ -324,6 +325,7 @@ def test_who_says_it_was_forwarded(tmp_path: Path) -> None:
         assert wire.ask("POST", path, b"", remote).status == 202
         assert wire.ask("POST", path, b"", {**basic("alice"), "Forwarded": "for=127.0.0.1"}).status == 202
         assert wire.ask("POST", path, b"", basic("alice")).status == 201
+        assert wire.ask("GET", "/metrics", None, {"X-Forwarded-For": "127.0.0.1"}).status == 401
         reply = wire.ask("GET", "/v2/", None, forwarded("198.51.100.1"))
         assert 'realm="http://' in reply.headers["www-authenticate"]
 
@@ -466,6 +468,39 @@ def test_what_the_measures_hold(behind: LiveHub) -> None:
     with closing(Wire(behind.port)) as wire:
         text = wire.ask("GET", "/metrics").body.decode()
     assert 'method="OTHER"' in text and "PROPFIND" not in text
+
+
+def test_whose_the_measures_are(behind: LiveHub) -> None:
+    """This machine's, whoever asks there; from elsewhere an administrator's, by what the API takes too."""
+    elsewhere = forwarded("198.51.100.1")
+    with closing(Wire(behind.port)) as wire:
+
+        def status(headers: dict[str, str]) -> int:
+            return wire.ask("GET", "/metrics", None, {**elsewhere, **headers}).status
+
+        def token(**fields: Any) -> str:
+            body = json.dumps({"name": "t", **fields}).encode()
+            headers = {**basic("boss"), "Content-Type": "application/json"}
+            return str(json.loads(wire.ask("POST", "/api/v1/tokens", body, headers).body)["secret"])
+
+        refused = wire.ask("GET", "/metrics", None, elsewhere)
+        assert refused.status == 401 and refused.headers["www-authenticate"].startswith("Basic ")
+        assert b"cais_hub" not in refused.body
+        assert status({"X-Forwarded-For": "127.0.0.1, 198.51.100.1"}) == 401
+        assert status(basic("boss", "wrong horse 7")) == 401
+        assert [status(basic(name)) for name in ("boss", "alice")] == [200, 403]
+        assert [status(bearer(token(scopes=scopes))) for scopes in ([], ["*:pull"])] == [200, 403]
+        reply = wire.ask("GET", "/token?service=cais-hub", None, basic("boss"))
+        assert status(bearer(json.loads(reply.body)["token"])) == 401, "clients hand these around"
+        assert wire.ask("GET", "/metrics").status == 200
+
+
+def test_the_measures_may_be_everybodys(tmp_path: Path) -> None:
+    """If whoever started the hub says so."""
+    words = ("--proxies", "127.0.0.1", "--open-metrics")
+    with running_hub(tmp_path / "hub", *words) as hub, closing(Wire(hub.port)) as wire:
+        reply = wire.ask("GET", "/metrics", None, forwarded("198.51.100.1"))
+        assert reply.status == 200 and b"cais_hub_requests" in reply.body
 
 
 def test_the_access_log(behind: LiveHub) -> None:

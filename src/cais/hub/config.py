@@ -47,6 +47,8 @@ class HubConfig(msgspec.Struct, frozen=True, kw_only=True):
     collect_untagged: bool = False
     scrub_every: float = 24 * 3600.0
     access_log: Path | None = None
+    open_metrics: bool = False
+    """``/metrics`` is for everybody; else for this machine, and for administrators."""
     proxies: tuple[str, ...] = ()
     """Addresses or networks of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."""
 
@@ -75,6 +77,7 @@ _HELP = {
     "collect_untagged": "manifests without a tag are garbage",
     "scrub_every": "seconds in which every blob is read through once",
     "access_log": "file for one line of JSON per request (default: standard error)",
+    "open_metrics": "everybody may read /metrics; else this machine, and administrators",
     "proxies": "address or network of a reverse proxy to believe; may be repeated",
 }
 

@@ -9,8 +9,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Self, TextIO
 
-from aiohttp import web
-
 from cais.hub import schema as hub_schema
 from cais.hub.api.app import PREFIXES, ApiApp
 from cais.hub.api.services import Services
@@ -21,6 +19,7 @@ from cais.hub.courier import Courier
 from cais.hub.files import Files
 from cais.hub.gate import AccountGate
 from cais.hub.images import Images
+from cais.hub.metrics import Metrics
 from cais.hub.pages.pages import Pages
 from cais.hub.pages.site import Services as PageServices
 from cais.hub.passwords import Passwords
@@ -113,7 +112,7 @@ class Hub:
         rooms: list[tuple[str, str, Answer]] = [
             ("/v2/", "registry", registry),
             ("/token", "token", self.guard.token),
-            ("/metrics", "metrics", self._metrics),
+            ("/metrics", "metrics", Metrics(self.measures, self.gate, open=config.open_metrics)),
             *self._api_rooms(registry),
             ("/", "pages", self._make_pages()),
         ]
@@ -222,6 +221,3 @@ class Hub:
     async def _scrub(self) -> None:
         rows = self.database.read("SELECT COUNT(*) FROM blobs")
         await self.scrubber.scrub(1 + rows[0][0] // SCRUB_STEPS, self.config.scrub_every)
-
-    async def _metrics(self, request: web.BaseRequest) -> web.StreamResponse:
-        return web.Response(body=self.measures.format(), content_type="text/plain", charset="utf-8")
