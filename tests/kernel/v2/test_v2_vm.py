@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.kernel]
 
 
 def run_in_machine(*command):
-    """Run a command there (none: the cgroup contract tests) and fail with its output unless it succeeds."""
+    """Run a command there (none: the tests of cgroups and overlays) and fail with its output unless it succeeds."""
     result = subprocess.run(
         [PROJECT / "scripts/v2vm", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -25,8 +25,8 @@ def run_in_machine(*command):
     return result.stdout
 
 
-def test_the_cgroup_contract_holds_on_version_2():
-    """Every contract test passes on a pure version 2 machine."""
+def test_cgroups_and_overlays_on_an_older_machine():
+    """Every contract test passes on a pure version 2 machine, whose kernel takes overlays' layers all at once."""
     assert " passed" in run_in_machine()
 
 

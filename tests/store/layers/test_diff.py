@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cais.errors import Invalid
-from cais.linux.mounts import make_file_system
 from cais.linux.overlay import make_overlay
 from cais.spec.runtimespec import RootMount
 from cais.store.layers.apply import apply_layer
@@ -48,10 +47,7 @@ class Box:
             self.fd = os.open(mount.lower[0], os.O_RDONLY | os.O_DIRECTORY)
             self.root = RootMount(type="bind", lower=mount.lower)
         else:
-            lines = [f"lowerdir+={path}" for path in self.lowers]
-            self.fd = make_file_system(
-                "overlay", (*options, *lines, f"upperdir={upper}", f"workdir={work}"), source="overlay"
-            )
+            self.fd = make_overlay(self.lowers, upper, work, options)
             self.root = RootMount(type="overlay", lower=self.lowers, upper=upper, work=work)
         self.path = Path(f"/proc/self/fd/{self.fd}")
 
