@@ -1,10 +1,9 @@
 """``cais hub …`` as people type it, against a hub that runs."""
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ import pytest
 from cais.cli.failure import Failure
 from cais.cli.hubclient import Hub, split_reference
 from harness.apihub import PASSWORD, ApiHub, populate, serving_hub
+from harness.hubcli import SOURCE, Program
 
 pytestmark = pytest.mark.slow
-SOURCE = Path(__file__).parents[2] / "src"
-Runner = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
@@ -28,42 +26,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiHub]:
 
 
 @pytest.fixture
-def cais(served: ApiHub, tmp_path: Path) -> Runner:
-    """Runs the program in a home of its own; ``by``: logged in as whom."""
-
-    def run(*words: str, by: str = "", text: str = "", **environ: str) -> "subprocess.CompletedProcess[str]":
-        home = tmp_path / (by or "nobody")
-        home.mkdir(exist_ok=True)
-        environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(SOURCE),
-            "HOME": str(home),
-            "CAIS_HUB": f"http://127.0.0.1:{served.port}",
-            **environ,
-        }
-        if by and not (home / ".docker").exists():
-            login = ("login", "--username", by, "--password-stdin")
-            done = _run(environment, login, PASSWORD)
-            assert done.returncode == 0, done.stderr
-        return _run(environment, words, text)
-
-    return run
+def cais(served: ApiHub, tmp_path: Path) -> Program:
+    """The program."""
+    return Program(served.port, tmp_path)
 
 
-def _run(
-    environment: dict[str, str], words: tuple[str, ...], text: str
-) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "cais", "hub", *words],
-        env=environment,
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
-def test_login_is_kept_like_dockers(served: ApiHub, cais: Runner, tmp_path: Path) -> None:
+def test_login_is_kept_like_dockers(served: ApiHub, cais: Program, tmp_path: Path) -> None:
     """By the hub's address in config.json; a wrong password is not kept."""
     wrong = cais("login", "-u", "alice", "-p", "wrong password")
     assert wrong.returncode == 1 and "the name or the password is wrong" in wrong.stderr
@@ -74,7 +42,7 @@ def test_login_is_kept_like_dockers(served: ApiHub, cais: Runner, tmp_path: Path
     assert list(config["auths"]) == [f"127.0.0.1:{served.port}"]
 
 
-def test_images_are_found_shown_and_deleted(served: ApiHub, cais: Runner) -> None:
+def test_images_are_found_shown_and_deleted(served: ApiHub, cais: Program) -> None:
     """search, ls, tags, inspect and rm, by people and by programs."""
     served.push("alice/web", "1")
     digest = served.push("alice/web", "2", layers=[b"two"])
@@ -103,7 +71,7 @@ def test_images_are_found_shown_and_deleted(served: ApiHub, cais: Runner) -> Non
     assert gone.returncode == 1 and "no such repository: alice/web" in gone.stderr
 
 
-def test_long_lists_are_whole(served: ApiHub, cais: Runner) -> None:
+def test_long_lists_are_whole(served: ApiHub, cais: Program) -> None:
     """More than a page."""
     digest = served.push("alice/many", "x")
 
@@ -118,7 +86,7 @@ def test_long_lists_are_whole(served: ApiHub, cais: Runner) -> None:
     assert len(tags.stdout.splitlines()) == 251
 
 
-def test_tokens(cais: Runner, served: ApiHub) -> None:
+def test_tokens(cais: Program, served: ApiHub) -> None:
     """Only the secret is on the output of the one that makes it, and it works until it is removed."""
     made = cais("token", "create", "--scope", "alice/*:pull", "--days", "3", "ci", by="alice")
     assert made.returncode == 0, made.stderr
@@ -134,7 +102,7 @@ def test_tokens(cais: Runner, served: ApiHub) -> None:
     assert served.send("GET", "/api/v1/account", headers=bearer).status == 401
 
 
-def test_namespaces_and_members(cais: Runner, served: ApiHub) -> None:
+def test_namespaces_and_members(cais: Program, served: ApiHub) -> None:
     """They are made with their settings, changed by what is given, and filled with people."""
     made = cais("namespace", "create", "--private", "--description", "Ours", "team", by="alice")
     assert made.stdout == "team\n"
@@ -155,7 +123,7 @@ def test_namespaces_and_members(cais: Runner, served: ApiHub) -> None:
     assert last.returncode == 1 and "administrator" in last.stderr
 
 
-def test_accounts(cais: Runner) -> None:
+def test_accounts(cais: Program) -> None:
     """By administrators; the password comes from standard input."""
     added = cais("account", "add", "--password-stdin", "dora", by="root", text=PASSWORD + "\n")
     assert added.stdout == "dora\n", added.stderr
@@ -168,7 +136,7 @@ def test_accounts(cais: Runner) -> None:
     assert "use --password-stdin" in cais("account", "add", "eve", by="root").stderr
 
 
-def test_collect_and_audit(served: ApiHub, cais: Runner) -> None:
+def test_collect_and_audit(served: ApiHub, cais: Program) -> None:
     """What an administrator does now and then."""
     served.push("alice/audited", "1")
     assert "Total reclaimed space: " in cais("collect", by="root").stdout
@@ -179,7 +147,7 @@ def test_collect_and_audit(served: ApiHub, cais: Runner) -> None:
     assert len(cais("audit", "--limit", "3", by="root").stdout.splitlines()) == 4
 
 
-def test_what_goes_wrong_is_said(cais: Runner) -> None:
+def test_what_goes_wrong_is_said(cais: Program) -> None:
     """No hub there, no such act, other arguments, no address."""
     absent = cais("ls", "--hub", "http://127.0.0.1:1")
     assert absent.returncode == 1 and absent.stderr.startswith("cannot reach the hub at http://127.0.0.1:1: ")
@@ -191,7 +159,7 @@ def test_what_goes_wrong_is_said(cais: Runner) -> None:
     assert "Traceback" not in absent.stderr + unknown.stderr + few.stderr
 
 
-def test_the_tools_are_there(cais: Runner) -> None:
+def test_the_tools_are_there(cais: Program) -> None:
     """backup, restore and import say how they are used; nothing of theirs is read here."""
     for act in ("backup", "restore", "import"):
         done = cais(act, "--help")
