@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from binascii import b2a_base64
 
+from cais.cli.buildshow import clean
 from cais.cli.credentials import find_auth
 from cais.cli.failure import Failure, Refused, Unreachable
 from cais.cli.host import Host, Tls, open_socket
@@ -136,6 +137,6 @@ def split_reference(text: str) -> tuple[str, str, str]:
 def _words(refused: Refused) -> str:
     """The message in the hub's JSON, else the status: what is no hub answers with pages."""
     try:
-        return str(parse_json(refused.message)["error"]["message"])
+        return clean(str(parse_json(refused.message)["error"]["message"]))
     except (ValueError, KeyError, TypeError):
         return f"HTTP status {refused.status}"

@@ -8,7 +8,7 @@ from cais.cli.failure import Failure
 from cais.cli.flags import KINDS, Command
 from cais.cli.http import escape
 from cais.cli.hubclient import FORMAT_ROW, HUB_ROWS, choose_hub
-from cais.cli.hubshow import ago, run_act, show_rows, size, yes
+from cais.cli.hubshow import ago, run_act, say, show_rows, size, yes
 from cais.cli.login import ask
 from cais.cli.session import is_terminal
 from cais.cli.units import parse_bytes
@@ -53,7 +53,7 @@ def make_token(hub: Hub, flags: Flags) -> None:
         "scopes": flags.many("scope"),
         "seconds": flags.number("days") * _DAY,
     }
-    sys.stdout.write(f"{hub.call('POST', '/tokens', body=body)['secret']}\n")
+    say(hub.call("POST", "/tokens", body=body)["secret"])
 
 
 def list_tokens(hub: Hub, flags: Flags) -> None:

@@ -1,12 +1,19 @@
-"""How `cais hub` shows what a hub says: as a table, by a template, or as it is."""
+"""How `cais hub` shows what a hub says: as a table, by a template, or as it is.
+
+A hub may be anybody's, and most of its texts are somebody else's again: names of files, descriptions, labels. None of
+them reaches a terminal as it is, where it could paint over what was said before. In tables and messages what cannot be
+printed is replaced; JSON spells it as escapes, so that programs get it whole.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
 
+from cais.cli.buildshow import clean
 from cais.cli.failure import Failure
 from cais.cli.late import load
+from cais.cli.session import is_terminal
 from cais.cli.table import print_rows
 from cais.cli.times import format_ago, parse_time
 from cais.cli.units import format_size
@@ -30,17 +37,68 @@ def show_rows(values: Iterable[Any], columns: Columns, flags: Flags, shown: Sequ
     template = flags.text("format")
     if template == "json":
         for value in values:
-            sys.stdout.write(format_json(value) + "\n")
+            show_json(value)
     else:
-        print_rows(list(values), columns, shown or tuple(columns), template)
+        print_rows(list(values), _clean_cells(columns), shown or tuple(columns), template)
 
 
 def show_values(values: Sequence[Any], flags: Flags) -> None:
     """Whole objects, as `inspect` shows them."""
-    if template := flags.text("format"):
-        load("cais.cli.template:print_each")(template, values)
+    template = flags.text("format")
+    if not template:
+        sys.stdout.write(escape_json(format_pretty(list(values))) + "\n")
+    elif template == "json":
+        for value in values:
+            show_json(value)
     else:
-        sys.stdout.write(format_pretty(list(values)) + "\n")
+        # A program gets a text as it is, say a README, which keeps its lines on a terminal, too.
+        known = [clean_value(value) for value in values] if is_terminal(1) else values
+        load("cais.cli.template:print_each")(template, known)
+
+
+def show_json(value: Any) -> None:
+    """One value on a line."""
+    sys.stdout.write(escape_json(format_json(value)) + "\n")
+
+
+def say(text: object) -> None:
+    """A line with words of the hub."""
+    sys.stdout.write(clean(str(text)) + "\n")
+
+
+def escape_json(text: str) -> str:
+    """The same JSON with escapes for what a terminal would obey; line breaks in it are those between values."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char == "\n" else _escape(char) for char in text)
+
+
+def _escape(char: str) -> str:
+    units = char.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
+def clean_text(text: str) -> str:
+    """A text of several lines for a terminal."""
+    return "\n".join("\t".join(map(clean, line.split("\t"))) for line in text.split("\n"))
+
+
+def clean_value(value: Any) -> Any:
+    """A JSON value of which every text may be shown."""
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, list):
+        return [clean_value(item) for item in value]
+    if isinstance(value, dict):
+        return {clean_text(key): clean_value(item) for key, item in value.items()}
+    return value
+
+
+def _clean_cells(columns: Columns) -> Columns:
+    def make_cell(make: Callable[[Any], str]) -> Callable[[Any], str]:
+        return lambda value: clean(str(make(value)))
+
+    return {name: (heading, make_cell(make)) for name, (heading, make) in columns.items()}
 
 
 def ago(text: str | None) -> str:

@@ -8,10 +8,9 @@ from cais.cli.credentials import config_path, store_auth
 from cais.cli.flags import Command
 from cais.cli.http import escape
 from cais.cli.hubclient import FORMAT_ROW, HUB_ROWS, choose_hub
-from cais.cli.hubshow import ago, show_rows, size
+from cais.cli.hubshow import ago, say, show_json, show_rows, size
 from cais.cli.login import parse_key, read_auth
 from cais.cli.session import warn
-from cais.cli.wirejson import format_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,12 +40,12 @@ def collect(session: Session, flags: Flags) -> int:
     """Remove what nothing needs any more, now."""
     done = choose_hub(flags).call("POST", "/system/collect")
     if flags.text("format") == "json":
-        sys.stdout.write(format_json(done) + "\n")
+        show_json(done)
     else:
-        sys.stdout.write(
-            f"Removed {done['blobs']} blobs, {done['manifests']} manifests and {done['uploads']} unfinished uploads\n"
-            f"Total reclaimed space: {size(done['freed'])}\n"
+        say(
+            f"Removed {done['blobs']} blobs, {done['manifests']} manifests and {done['uploads']} unfinished uploads"
         )
+        say(f"Total reclaimed space: {size(done['freed'])}")
     return 0
 
 
