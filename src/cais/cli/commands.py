@@ -49,6 +49,8 @@ VERBS: dict[str, str] = {
     "hub audit": "cais.cli.hubsystem:HUB_AUDIT",
     "hub backup": "cais.cli.hub:HUB_BACKUP",
     "hub collect": "cais.cli.hubsystem:HUB_COLLECT",
+    "hub compare": "cais.cli.hubcontents:HUB_COMPARE",
+    "hub files": "cais.cli.hubcontents:HUB_FILES",
     "hub import": "cais.cli.hub:HUB_IMPORT",
     "hub inspect": "cais.cli.hubimages:HUB_INSPECT",
     "hub login": "cais.cli.hubsystem:HUB_LOGIN",

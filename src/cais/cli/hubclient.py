@@ -9,7 +9,7 @@ from cais.cli.buildshow import clean
 from cais.cli.credentials import find_auth
 from cais.cli.failure import Failure, Refused, Unreachable
 from cais.cli.host import Host, Tls, open_socket
-from cais.cli.http import Connection, format_target
+from cais.cli.http import Connection, escape, format_target
 from cais.cli.login import parse_key
 from cais.cli.wirejson import parse_json
 
@@ -80,10 +80,15 @@ class Hub:
 
     def pages(self, path: str, key: str, query: Mapping[str, object] | None = None) -> Iterator[Any]:
         """Entries of a list, page after page."""
+        for page in self.answers(path, query):
+            yield from page[key]
+
+    def answers(self, path: str, query: Mapping[str, object] | None = None) -> Iterator[Any]:
+        """Whole pages of a list, for what else they say."""
         last = ""
         while True:
             page = self.call("GET", path, {"n": 100, **(query or {}), "last": last}.items())
-            yield from page[key]
+            yield page
             last = page["next"]
             if not last:
                 return
@@ -125,6 +130,15 @@ def choose_repository(flags: Flags, text: str) -> tuple[Hub, str]:
         return hub, rest
     hub = choose_hub(flags)
     return hub, rest if slash and first == hub.address else text
+
+
+def choose_image(flags: Flags, text: str) -> tuple[Hub, str, str]:
+    """The hub, the repository's path in its API, and the tag or digest in it, which must be there. Raises Failure."""
+    hub, name = choose_repository(flags, text)
+    name, tag, digest = split_reference(name)
+    if not (tag or digest):
+        raise Failure(f"{text} has no tag: want REPOSITORY:TAG or REPOSITORY@DIGEST")
+    return hub, f"/repositories/{escape(name)}/-", digest or tag
 
 
 def split_reference(text: str) -> tuple[str, str, str]:
