@@ -1,6 +1,8 @@
 """``cais hub files``, ``compare`` and ``attachments``: what is inside of images, and what is said about them."""
 
+import io
 import json
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +72,18 @@ def test_files_of_one_layer_and_platform(cais: Program, served: ApiHub) -> None:
     assert [(row["path"], row["mode"], row["size"]) for row in rows] == [("bin/sh", 0o755, 5)]
 
 
+def test_files_tell_when_they_were_changed(cais: Program, served: ApiHub) -> None:
+    """In UTC, as the image has it; `-`: it does not say."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        entry = tarfile.TarInfo("dated")
+        entry.mtime = 1_700_000_000
+        tar.addfile(entry)
+    served.push("root/app", "dated", layers=[out.getvalue()])
+    row = cais.lines("files", "root/app:dated")[1]
+    assert row.split() == ["-rw-r--r--", "0:0", "0B", "2023-11-14", "22:13", "dated"]
+
+
 def test_files_have_harmless_names(cais: Program) -> None:
     """Whoever made the image chose them."""
     names = cais.lines("files", "--format", "{{.Name}}", "root/app:2", "etc")
@@ -91,6 +105,7 @@ def test_files_that_are_not_there(cais: Program) -> None:
         (("root/app:1", "/nowhere"), "no such file in the image: /nowhere"),
         (("root/app:3",), "3"),
         (("--layer", "9", "root/app:1"), "the image has 1 layers"),
+        (("--platform", "linux/s390x", "root/app:2"), "no such platform of root/app: linux/s390x"),
         (("root/app",), "root/app has no tag: want REPOSITORY:TAG"),
     ):
         done = cais("files", *words)

@@ -46,6 +46,7 @@ VERBS: dict[str, str] = {
     "builder prune": "cais.cli.build:BUILDER_PRUNE",
     "container prune": "cais.cli.prune:CONTAINER_PRUNE",
     "hub account": "cais.cli.hubpeople:HUB_ACCOUNT",
+    "hub attachments": "cais.cli.hubattachments:HUB_ATTACHMENTS",
     "hub audit": "cais.cli.hubsystem:HUB_AUDIT",
     "hub backup": "cais.cli.hub:HUB_BACKUP",
     "hub collect": "cais.cli.hubsystem:HUB_COLLECT",

@@ -9,18 +9,19 @@ from cais.cli.buildshow import clean
 from cais.cli.credentials import find_auth
 from cais.cli.failure import Failure, Refused, Unreachable
 from cais.cli.host import Host, Tls, open_socket
-from cais.cli.http import Connection, escape, format_target
+from cais.cli.http import Connection, Response, escape, format_target
 from cais.cli.login import parse_key
 from cais.cli.wirejson import parse_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from typing import Any
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from typing import Any, TypeVar
 
     from cais.cli.flags import Flags, Row
 
     Query = Iterable[tuple[str, object]]
+    T = TypeVar("T")
 
 DEFAULT_HUB = "http://127.0.0.1:5000"
 """Where ``cais hub serve`` listens if it is not told."""
@@ -66,11 +67,20 @@ class Hub:
     def call(self, method: str, path: str, query: Query = (), body: Any = None) -> Any:
         """What the hub answers below its API: a JSON value, None where it has nothing to say. Raises Failure with the
         hub's own words."""
+        return self._ask(Response.json, method, path, query, body)
+
+    def read(self, path: str, query: Query = ()) -> bytes:
+        """A document, as it is. Raises Failure."""
+        return self._ask(Response.read, "GET", path, query)
+
+    def _ask(
+        self, take: Callable[[Response], T], method: str, path: str, query: Query, body: Any = None
+    ) -> T:
         try:
             if self._connection is None or not self._connection.idle:
                 self._connection = Connection(self._open(), self.address)
             target = format_target(f"/api/v1{path}", query)
-            return self._connection.send(method, target, body, self._fields()).json()
+            return take(self._connection.send(method, target, body, self._fields()))
         except Refused as refused:
             raise Failure(f"{self}: {_words(refused)}") from None
         except Unreachable as error:
