@@ -17,6 +17,7 @@ COSIGN = "application/vnd.dev.cosign.simplesigning.v1+json"
 PREDICATE = "https://slsa.dev/provenance/v1"
 PACKAGES = [{"name": f"p{number:04}", "versionInfo": str(number)} for number in range(1100)]
 SBOM = json.dumps({"packages": PACKAGES}).encode()
+ARM_SBOM = json.dumps({"packages": PACKAGES[:1]}).encode()
 BINARY = bytes(range(256))
 SIGNATURE = json.dumps(
     {
@@ -39,7 +40,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiHub]:
         pusher.attach("root/app", image, SIGNATURE, COSIGN, artifact_type=COSIGN)
         statement = {"predicateType": PREDICATE}
         pusher.attach("root/app", image, BINARY, "application/vnd.in-toto+json", annotations=statement)
-        pusher.index("root/app", "many", [image])
+        arm = pusher.image("root/app", "", [Layered("COPY", {"a": b"b"})], architecture="arm64")
+        pusher.attach("root/app", arm, ARM_SBOM, SPDX)
+        pusher.index("root/app", "many", [image, arm])
         yield served
 
 
@@ -67,8 +70,8 @@ def test_they_are_listed_with_what_they_claim(cais: Program) -> None:
 def test_a_document_is_the_same_to_the_byte(cais: Program) -> None:
     """In a pipe, whatever bytes it is of; of an index, for the platform that is asked for."""
     assert cais.data("attachments", "root/app:1", sha256(BINARY)) == BINARY
-    platform = ("--platform", "linux/amd64")
-    assert cais.data("attachments", *platform, "root/app:many", sha256(SBOM)) == SBOM
+    platform = ("--platform", "linux/arm64")
+    assert cais.data("attachments", *platform, "root/app:many", sha256(ARM_SBOM)) == ARM_SBOM
 
 
 def test_a_document_does_not_act_on_a_terminal(cais: Program) -> None:
@@ -79,10 +82,12 @@ def test_a_document_does_not_act_on_a_terminal(cais: Program) -> None:
 
 
 def test_packages_are_listed(cais: Program) -> None:
-    """All pages of them."""
+    """All pages of them; of an index, for the platform that is asked for."""
     heading, *rows = cais.lines("attachments", "--packages", "root/app:1", sha256(SBOM))
     assert heading.split() == ["NAME", "VERSION", "LICENSE"]
     assert [row.split() for row in rows] == [[one["name"], one["versionInfo"]] for one in PACKAGES]
+    arm = ("--packages", "--platform", "linux/arm64", "root/app:many", sha256(ARM_SBOM))
+    assert len(cais.lines("attachments", *arm)) == 2
 
 
 def test_what_is_not_attached(cais: Program) -> None:
