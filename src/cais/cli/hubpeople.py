@@ -8,9 +8,8 @@ from cais.cli.failure import Failure
 from cais.cli.flags import KINDS, Command
 from cais.cli.http import escape
 from cais.cli.hubclient import FORMAT_ROW, HUB_ROWS, choose_hub
+from cais.cli.hubsecrets import read_password
 from cais.cli.hubshow import ago, run_act, say, show_rows, size, yes
-from cais.cli.login import ask
-from cais.cli.session import is_terminal
 from cais.cli.units import parse_bytes
 from cais.cli.wirejson import parse_json
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from cais.cli.table import Columns
 
 _DAY = 86_400
-_LONGEST = 64 << 10
 
 
 def token(session: Session, flags: Flags) -> int:
@@ -159,12 +157,7 @@ def list_members(hub: Hub, flags: Flags) -> None:
 def add_account(hub: Hub, flags: Flags) -> None:
     """The password comes from standard input, or from who sits at the terminal."""
     name = flags.args[0]
-    if flags.on("password-stdin"):
-        password = sys.stdin.read(_LONGEST).rstrip("\r\n")
-    elif is_terminal(0):
-        password = ask(f"Password for {name}: ", echo=False)
-    else:
-        raise Failure("a password is wanted: use --password-stdin")
+    password = read_password(flags, f"Password for {name}: ")
     hub.call("POST", "/accounts", body={"name": name, "password": password, "admin": flags.on("admin")})
     sys.stdout.write(f"{name}\n")
 
