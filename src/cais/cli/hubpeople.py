@@ -9,7 +9,7 @@ from cais.cli.flags import KINDS, Command
 from cais.cli.http import escape
 from cais.cli.hubclient import FORMAT_ROW, HUB_ROWS, choose_hub
 from cais.cli.hubsecrets import read_password
-from cais.cli.hubshow import ago, run_act, say, show_rows, size, yes
+from cais.cli.hubshow import DAY, MANY, ago, run_act, say, show_rows, size, yes
 from cais.cli.units import parse_bytes
 from cais.cli.wirejson import parse_json
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from cais.cli.hubshow import Acts
     from cais.cli.session import Session
     from cais.cli.table import Columns
-
-_DAY = 86_400
 
 
 def token(session: Session, flags: Flags) -> int:
@@ -49,7 +47,7 @@ def make_token(hub: Hub, flags: Flags) -> None:
     body = {
         "name": flags.args[0],
         "scopes": flags.many("scope"),
-        "seconds": flags.number("days") * _DAY,
+        "seconds": flags.number("days") * DAY,
     }
     say(hub.call("POST", "/tokens", body=body)["secret"])
 
@@ -190,15 +188,14 @@ def list_accounts(hub: Hub, flags: Flags) -> None:
     show_rows(hub.pages("/accounts", "accounts"), columns, flags)
 
 
-_MANY = 1000
 TOKEN_ACTS: Acts = {
     "create": (make_token, 1, 1, "NAME"),
     "ls": (list_tokens, 0, 0, ""),
-    "rm": (remove_token, 1, _MANY, "ID..."),
+    "rm": (remove_token, 1, MANY, "ID..."),
 }
 NAMESPACE_ACTS: Acts = {
     "create": (make_namespace, 1, 1, "NAME"),
-    "ls": (list_namespaces, 0, _MANY, "[NAME...]"),
+    "ls": (list_namespaces, 0, MANY, "[NAME...]"),
     "set": (set_namespace, 1, 1, "NAME"),
 }
 MEMBER_ACTS: Acts = {
@@ -208,8 +205,8 @@ MEMBER_ACTS: Acts = {
 }
 ACCOUNT_ACTS: Acts = {
     "add": (add_account, 1, 1, "NAME"),
-    "disable": (disable_account, 1, _MANY, "NAME..."),
-    "enable": (enable_account, 1, _MANY, "NAME..."),
+    "disable": (disable_account, 1, MANY, "NAME..."),
+    "enable": (enable_account, 1, MANY, "NAME..."),
     "ls": (list_accounts, 0, 0, ""),
 }
 

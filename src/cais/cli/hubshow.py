@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     Acts = Mapping[str, tuple[Callable[[Hub, Flags], None], int, int, str]]
     """By its word: what it does, how many arguments it takes, and what they are called."""
 
+DAY = 86_400
+MANY = 1000
+"""As many arguments as anybody types."""
+
 
 def show_rows(values: Iterable[Any], columns: Columns, flags: Flags, shown: Sequence[str] = ()) -> None:
     """A list; ``--format json``: each entry as the hub said it."""
