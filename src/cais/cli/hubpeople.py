@@ -9,9 +9,9 @@ from cais.cli.flags import KINDS, Command
 from cais.cli.http import escape
 from cais.cli.hubclient import FORMAT_ROW, HUB_ROWS, choose_hub
 from cais.cli.hubsecrets import read_password
+from cais.cli.hubsettings import read_settings
 from cais.cli.hubshow import DAY, MANY, ago, run_act, say, show_rows, size, yes
 from cais.cli.units import parse_bytes
-from cais.cli.wirejson import parse_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def make_namespace(hub: Hub, flags: Flags) -> None:
     """With the settings that stand beside it."""
     name = flags.args[0]
     hub.call("POST", "/namespaces", body={"name": name})
-    if settings := _settings(flags):
+    if settings := read_settings(flags):
         hub.call("PATCH", f"/namespaces/{escape(name)}", body=settings)
     sys.stdout.write(f"{name}\n")
 
@@ -101,29 +101,11 @@ def list_namespaces(hub: Hub, flags: Flags) -> None:
 
 def set_namespace(hub: Hub, flags: Flags) -> None:
     """Only what was given changes."""
-    settings = _settings(flags)
+    settings = read_settings(flags)
     if not settings:
         raise Failure("nothing to set: give --description, --immutable, --private, --quota or --retention")
     hub.call("PATCH", f"/namespaces/{escape(flags.args[0])}", body=settings)
     sys.stdout.write(f"{flags.args[0]}\n")
-
-
-def _settings(flags: Flags) -> dict[str, object]:
-    found: dict[str, object] = {}
-    if flags.given("description"):
-        found["description"] = flags.text("description")
-    if flags.given("private"):
-        found["private"] = flags.on("private")
-    if flags.given("quota"):
-        found["quota"] = flags.number("quota")
-    if flags.given("immutable"):
-        found["immutable"] = [pattern for pattern in flags.many("immutable") if pattern]
-    if flags.given("retention"):
-        try:
-            found["retention"] = parse_json(flags.text("retention") or "{}")
-        except ValueError:
-            raise Failure("--retention is not JSON") from None
-    return found
 
 
 def add_member(hub: Hub, flags: Flags) -> None:
