@@ -12,6 +12,7 @@ import pytest
 from cais.cli.failure import Failure
 from cais.cli.hubclient import Hub, split_reference
 from harness.apihub import PASSWORD, ApiHub, populate, serving_hub
+from harness.cargo import Layered, Pusher
 from harness.hubcli import SOURCE, Program
 
 pytestmark = pytest.mark.slow
@@ -69,6 +70,39 @@ def test_images_are_found_shown_and_deleted(served: ApiHub, cais: Program) -> No
     assert cais("rm", "--force", "alice/web", by="alice").returncode == 0
     gone = cais("inspect", "alice/web")
     assert gone.returncode == 1 and "no such repository: alice/web" in gone.stderr
+
+
+def test_the_most_pulled_are_found_without_words(served: ApiHub, cais: Program) -> None:
+    """The first of them first, and not more than are asked for."""
+    for name, times in (("alice/few", 1), ("alice/lots", 5)):
+        served.push(name, "1")
+        Pusher(served.port, ("root", served.tokens["root"])).pull(name, "1", times)
+    served.run(served.hub.registry.flush())
+    assert cais.lines("search", "--format", "{{.Name}} {{.Pulls}}", "--limit", "2") == [
+        "alice/lots 5",
+        "alice/few 1",
+    ]
+    many = cais("search", "--limit", "101")
+    assert many.returncode == 1 and "<= 100" in many.stderr
+
+
+def test_tags_tell_platforms_and_last_pulls(served: ApiHub, cais: Program) -> None:
+    """Of an index all its platforms; a tag that nobody pulled says so."""
+    pusher = Pusher(served.port, ("root", served.tokens["root"]))
+    layer = Layered("COPY", {"a": b"a"})
+    members = [
+        pusher.image("alice/multi", "", [layer], architecture=machine) for machine in ("amd64", "arm64")
+    ]
+    pusher.index("alice/multi", "2", members)
+    pusher.image("alice/multi", "1", [layer], architecture="s390x")
+    pusher.pull("alice/multi", "2")
+    served.run(served.hub.registry.flush())
+    heading, one, two = cais.lines("tags", "alice/multi")
+    assert heading.split() == ["TAG", "DIGEST", "SIZE", "PLATFORMS", "PUSHED", "PULLED"]
+    assert "linux/s390x" in one and one.endswith("never")
+    assert "linux/amd64, linux/arm64" in two and two.endswith("ago")
+    absent = cais("tags", "alice/absent")
+    assert absent.returncode == 1 and "no such repository: alice/absent" in absent.stderr
 
 
 def test_long_lists_are_whole(served: ApiHub, cais: Program) -> None:

@@ -26,10 +26,10 @@ def _shorten(text: str) -> str:
 
 
 def search(session: Session, flags: Flags) -> int:
-    """Find repositories by words."""
+    """Find repositories by words; without any, the most pulled."""
     hub = choose_hub(flags)
     query = (("q", " ".join(flags.args)), ("n", flags.number("limit", 25)))
-    found = hub.call("GET", "/search", query)["repositories"]
+    found = hub.call("GET", "/search" if flags.args else "/popular", query)["repositories"]
     show_rows(found, REPOSITORIES, flags, ("Name", "Description", "Pulls", "Updated"))
     return 0
 
@@ -51,7 +51,9 @@ def list_tags(session: Session, flags: Flags) -> int:
         "Name": ("TAG", lambda tag: tag["name"]),
         "Digest": ("DIGEST", lambda tag: tag["digest"] if whole else tag["digest"][:_SHORT]),
         "Size": ("SIZE", lambda tag: size(tag["size"])),
+        "Platforms": ("PLATFORMS", lambda tag: ", ".join(tag["platforms"])),
         "Pushed": ("PUSHED", lambda tag: ago(tag["pushed"])),
+        "Pulled": ("PULLED", lambda tag: ago(tag["pulled"])),
     }
     show_rows(hub.pages(f"/repositories/{escape(name)}/-/tags", "tags"), columns, flags)
     return 0
@@ -100,11 +102,10 @@ REPOSITORIES: Columns = {
 }
 
 HUB_SEARCH = Command(
-    "hub search [OPTIONS] WORD...",
-    "Find repositories in a hub",
+    "hub search [OPTIONS] [WORD...]",
+    "Find repositories in a hub, or list the most pulled",
     search,
     flags=(*HUB_ROWS, FORMAT_ROW, ("limit", "", "int", "Results at most (25)")),
-    least=1,
     example="cais hub search web server\ncais hub search --hub https://hub.example.com --format json redis",
 )
 HUB_LS = Command(
