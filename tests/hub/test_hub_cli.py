@@ -170,17 +170,6 @@ def test_accounts(cais: Program) -> None:
     assert "use --password-stdin" in cais("account", "add", "eve", by="root").stderr
 
 
-def test_collect_and_audit(served: ApiHub, cais: Program) -> None:
-    """What an administrator does now and then."""
-    served.push("alice/audited", "1")
-    assert "Total reclaimed space: " in cais("collect", by="root").stdout
-    assert json.loads(cais("collect", "--format", "json", by="root").stdout)["strays"] == 0
-    events = cais("audit", "--limit", "150", "alice", by="alice").stdout
-    assert events.splitlines()[0].split() == ["WHEN", "WHO", "ACTION", "WHAT"]
-    assert "push" in events and "alice/audited:1" in events
-    assert len(cais("audit", "--limit", "3", by="root").stdout.splitlines()) == 4
-
-
 def test_what_goes_wrong_is_said(cais: Program) -> None:
     """No hub there, no such act, other arguments, no address."""
     absent = cais("ls", "--hub", "http://127.0.0.1:1")

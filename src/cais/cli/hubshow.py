@@ -60,6 +60,16 @@ def show_values(values: Sequence[Any], flags: Flags) -> None:
         load("cais.cli.template:print_each")(template, known)
 
 
+def show_fields(value: Any, fields: Columns, flags: Flags) -> None:
+    """One object, a field a line. ``fields``: by its name in the object, what it is called and how it is shown."""
+    if flags.text("format"):
+        show_values([value], flags)
+        return
+    width = max(len(title) for title, _ in fields.values()) + 1
+    for name, (title, make) in fields.items():
+        say(f"{f'{title}:':<{width}} {make(value[name])}")
+
+
 def show_json(value: Any) -> None:
     """One value on a line."""
     sys.stdout.write(escape_json(format_json(value)) + "\n")

@@ -14,7 +14,7 @@ from cais.cli.session import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
     from cais.cli.flags import Flags
@@ -60,17 +60,19 @@ def audit(session: Session, flags: Flags) -> int:
         "What": ("WHAT", _describe),
     }
     hub = choose_hub(flags)
-    found = _events(hub, flags.args[0] if flags.args else "", flags.number("limit", _PAGE))
+    path = f"/namespaces/{escape(flags.args[0])}/audit" if flags.args else "/audit"
+    which = {"account": flags.text("account"), "action": flags.text("action")}
+    found = _events(hub, path, which, flags.number("limit", _PAGE))
     show_rows(found, columns, flags, ("At", "Account", "Action", "What"))
     return 0
 
 
-def _events(hub: Hub, namespace: str, left: int) -> Iterator[Any]:
+def _events(hub: Hub, path: str, which: Mapping[str, object], left: int) -> Iterator[Any]:
     """Page after page: one that is short, or empty, need not be the last."""
-    path = f"/namespaces/{escape(namespace)}/audit" if namespace else "/audit"
     before = 0
     while left > 0:
-        page = hub.call("GET", path, (("n", min(left, _PAGE)), ("before", before or None)))
+        query = {**which, "n": min(left, _PAGE), "before": before or None}
+        page = hub.call("GET", path, query.items())
         yield from page["events"]
         left -= len(page["events"])
         before = page["next"]
@@ -113,7 +115,13 @@ HUB_AUDIT = Command(
     "hub audit [OPTIONS] [NAMESPACE]",
     "Show what was done in a hub, or in a namespace",
     audit,
-    flags=(*HUB_ROWS, FORMAT_ROW, ("limit", "", "int", "Events at most (100)")),
+    flags=(
+        *HUB_ROWS,
+        ("account", "", "string", "Only what this account did"),
+        ("action", "", "string", "Only events of this kind: push, delete, settings"),
+        FORMAT_ROW,
+        ("limit", "", "int", "Events at most (100)"),
+    ),
     most=1,
-    example="cais hub audit --limit 20 team",
+    example="cais hub audit --limit 20 team\ncais hub audit --account alice --action push",
 )
