@@ -21,9 +21,16 @@ def read_secret() -> str:
 
 
 def read_password(flags: Flags, prompt: str) -> str:
-    """A password. Raises Failure where there is nobody to ask."""
+    """A new password. Who types it does so twice, as it is not shown. Raises Failure."""
     if flags.on("password-stdin"):
         return read_secret()
     if is_terminal(0):
-        return ask(prompt, echo=False)
+        return _ask_twice(prompt)
     raise Failure("a password is wanted: use --password-stdin")
+
+
+def _ask_twice(prompt: str) -> str:
+    password = ask(prompt, echo=False)
+    if ask("Again: ", echo=False) != password:
+        raise Failure("these were two passwords: nothing was changed")
+    return password
