@@ -142,6 +142,14 @@ def add_account(hub: Hub, flags: Flags) -> None:
     sys.stdout.write(f"{name}\n")
 
 
+def set_password(hub: Hub, flags: Flags) -> None:
+    """Somebody else's, who has forgotten it: the one before need not be known."""
+    name = flags.args[0]
+    password = read_password(flags, f"New password for {name}: ")
+    hub.call("PUT", f"/accounts/{escape(name)}/password", body={"password": password})
+    sys.stdout.write(f"{name}\n")
+
+
 def disable_account(hub: Hub, flags: Flags) -> None:
     """It is nobody from now on."""
     _switch(hub, flags, disabled=True)
@@ -190,6 +198,7 @@ ACCOUNT_ACTS: Acts = {
     "disable": (disable_account, 1, MANY, "NAME..."),
     "enable": (enable_account, 1, MANY, "NAME..."),
     "ls": (list_accounts, 0, 0, ""),
+    "password": (set_password, 1, 1, "NAME"),
 }
 
 HUB_TOKEN = Command(
@@ -231,14 +240,14 @@ HUB_MEMBER = Command(
     example="cais hub member add team alice write\ncais hub member ls team",
 )
 HUB_ACCOUNT = Command(
-    "hub account [OPTIONS] add NAME | disable NAME... | enable NAME... | ls",
+    "hub account [OPTIONS] add NAME | disable NAME... | enable NAME... | ls | password NAME",
     "Make, list and stop accounts of a hub",
     account,
     flags=(
         *HUB_ROWS,
         ("admin", "", "bool", "The new account administers the hub"),
         FORMAT_ROW,
-        ("password-stdin", "", "bool", "Read the new account's password from stdin"),
+        ("password-stdin", "", "bool", "Read the new password from stdin"),
     ),
     least=1,
     example="cais hub account add --password-stdin alice\ncais hub account disable bob",

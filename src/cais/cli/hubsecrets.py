@@ -29,6 +29,18 @@ def read_password(flags: Flags, prompt: str) -> str:
     raise Failure("a password is wanted: use --password-stdin")
 
 
+def read_change(flags: Flags, name: str) -> tuple[str, str]:
+    """Somebody's current password and a new one. Raises Failure."""
+    if flags.on("password-stdin"):
+        current, *new = read_secret().replace("\r\n", "\n").split("\n")
+        if len(new) != 1:
+            raise Failure("want two lines on stdin: the current password, and the new one")
+        return current, new[0]
+    if is_terminal(0):
+        return ask(f"Current password for {name}: ", echo=False), _ask_twice("New password: ")
+    raise Failure("passwords are wanted: use --password-stdin")
+
+
 def _ask_twice(prompt: str) -> str:
     password = ask(prompt, echo=False)
     if ask("Again: ", echo=False) != password:
