@@ -40,6 +40,13 @@ def make_robot(hub: Hub, flags: Flags) -> None:
     _show_made(hub.call("POST", f"/namespaces/{escape(namespace)}/robots", body=body))
 
 
+def renew_robot(hub: Hub, flags: Flags) -> None:
+    """Another secret; the one before ends, the rights stay."""
+    namespace, name = flags.args
+    path = f"/namespaces/{escape(namespace)}/robots/{escape(_full_name(namespace, name))}/secret"
+    _show_made(hub.call("POST", path, body={"seconds": flags.number("days") * DAY}))
+
+
 def _show_made(made: Any) -> None:
     """Only the secret goes to the output: it can be caught in a variable. The name to log in with stands beside it."""
     warn(f"robot {clean(made['name'])}, whose secret is shown this once:")
@@ -76,11 +83,12 @@ def _full_name(namespace: str, name: str) -> str:
 ROBOT_ACTS: Acts = {
     "create": (make_robot, 2, 2, "NAMESPACE NAME"),
     "ls": (list_robots, 1, 1, "NAMESPACE"),
+    "renew": (renew_robot, 2, 2, "NAMESPACE NAME"),
     "rm": (remove_robot, 2, MANY, "NAMESPACE NAME..."),
 }
 
 HUB_ROBOT = Command(
-    "hub robot [OPTIONS] create NAMESPACE NAME | ls NAMESPACE | rm NAMESPACE NAME...",
+    "hub robot [OPTIONS] create NAMESPACE NAME | ls NAMESPACE | renew NAMESPACE NAME | rm NAMESPACE NAME...",
     "Make, list and remove a namespace's accounts for programs",
     robot,
     flags=(
@@ -90,5 +98,5 @@ HUB_ROBOT = Command(
         FORMAT_ROW,
     ),
     least=1,
-    example="cais hub robot create --action pull --action push --days 90 team ci\ncais hub robot rm team ci",
+    example="cais hub robot create --action pull --action push --days 90 team ci\ncais hub robot renew team ci",
 )
