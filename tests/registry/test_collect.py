@@ -1,17 +1,23 @@
 """Garbage and damage: what a collection takes and what it must leave, what the scrubber finds, and what repairs it."""
 
 import asyncio
+import errno
 import os
-from collections.abc import Iterator
-from contextlib import closing
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from cais.registry.base import Caller
+from cais.registry.catalog import SqliteCatalog
 from cais.registry.collect import STEP, Collected, Collector, Scrubber
+from cais.spec.digest import Digest
+from harness.hub import wait_until
 from harness.serving import Served, serving
-from harness.wire import INDEX, Repository, Wire, format_image, format_index, sha256
+from harness.wire import INDEX, MANIFEST, Repository, Wire, format_image, format_index, sha256
 
 GRACE = 100.0
 UPLOADS = 1000.0
@@ -22,8 +28,9 @@ class Hub:
 
     def __init__(self, served: Served, wire: Wire, *, untagged: bool = False) -> None:
         self.served = served
+        served.registry.drops_untagged = untagged
         self.now = 5.0
-        self.collector = Collector(served.registry, GRACE, UPLOADS, untagged=untagged, clock=lambda: self.now)
+        self.collector = Collector(served.registry, GRACE, UPLOADS, clock=lambda: self.now)
         self.repository = Repository(wire, "team/app")
         self.other = Repository(wire, "team/other")
 
@@ -222,11 +229,128 @@ def test_untagged_go_where_they_should(strict: Hub) -> None:
     second = strict.repository.push_image("latest", [b"second"])
     assert strict.repository.ask("GET", f"manifests/{first}").status == 200
     assert strict.collect(GRACE).manifests == 0
-    assert strict.repository.ask("GET", f"manifests/{first}").status == 200
     assert strict.collect(GRACE).manifests == 1
     assert strict.repository.ask("GET", f"manifests/{first}").brief == (404, "MANIFEST_UNKNOWN")
     assert strict.repository.ask("HEAD", f"manifests/{first}").status == 404
     assert strict.on_disk() == {second, sha256(b"second"), sha256(b"{}")}
+
+
+@pytest.mark.parametrize("how", ["HEAD", "GET"])
+def test_a_touched_manifest(strict: Hub, how: str) -> None:
+    """Who was told that it is here may push an index with it, or a tag, for the whole grace period from then on."""
+    digest = strict.repository.push_image("", [b"layer"])
+    for _ in range(5):
+        strict.collect(GRACE)
+        for _ in range(3):  # the others are answered from memory
+            assert strict.repository.ask(how, f"manifests/{digest}").status == 200
+        assert strict.collect(GRACE - 1) == Collected()
+    strict.repository.push_manifest(format_index([strict.repository.images[digest]]), "1", INDEX)
+    for _ in range(5):
+        assert strict.collect(GRACE) == Collected()
+    assert strict.has(sha256(b"layer"))
+
+
+def test_a_manifest_that_was_asked_for_by_its_tag(strict: Hub) -> None:
+    """Stays as long when the tag moves: who pulls it has not all of it yet."""
+    first = strict.repository.push_image("latest", [b"first"])
+    for _ in range(3):
+        strict.collect(GRACE)
+    assert strict.repository.ask("HEAD", "manifests/latest").status == 200
+    strict.repository.push_image("latest", [b"second"])
+    assert strict.collect(GRACE).manifests == 0
+    assert first in strict.on_disk()
+    assert strict.collect(GRACE).manifests == 1
+
+
+def test_asking_writes_once_a_generation(strict: Hub) -> None:
+    """Before the answer, so that a kill loses nothing; and never where untagged manifests are no garbage."""
+    digest = strict.repository.push_image("1")
+
+    async def version() -> int:
+        """Another one after each transaction of the writer's."""
+        return int(strict.served.database.read("PRAGMA data_version")[0][0])
+
+    def count_writes() -> int:
+        """Of many questions."""
+        found = [strict.served.run(version())]
+        for ref in ("1", digest) * 10:
+            assert strict.repository.ask("GET", f"manifests/{ref}").status == 200
+            found.append(strict.served.run(version()))
+        return len(set(found)) - 1
+
+    for _ in range(3):
+        strict.collect(GRACE)
+        assert (count_writes(), count_writes()) == (1, 0)
+    strict.served.registry.drops_untagged = False
+    strict.collect(GRACE)
+    assert count_writes() == 0
+
+
+class FailingCatalog(SqliteCatalog):
+    """On a disk that is full, or broken."""
+
+    error = errno.ENOSPC
+
+    async def touch_manifest(self, repository: str, digest: Digest) -> bool:
+        raise OSError(self.error, os.strerror(self.error))
+
+
+def test_a_full_disk_stops_no_pull(strict: Hub) -> None:
+    """What cannot be renewed is told all the same, and is tried again for who asks next."""
+    digest = strict.repository.push_image("1")
+    strict.collect(GRACE)
+    failing = FailingCatalog(strict.served.database)
+    strict.served.registry.catalog = failing
+    for how in ("HEAD", "GET"):
+        strict.served.registry.forget("team/app")
+        assert strict.repository.ask(how, f"manifests/{digest}").status == 200
+    failing.error = errno.EIO
+    strict.served.registry.forget("team/app")
+    assert strict.repository.ask("GET", f"manifests/{digest}").status == 500
+
+
+@contextmanager
+def busy_writer(served: Served) -> Iterator[Callable[[int], None]]:
+    """The database writes nothing until the block ends; waits until so many acts are queued behind."""
+    busy, free = threading.Event(), threading.Event()
+
+    def act(_: sqlite3.Connection) -> None:
+        busy.set()
+        if not free.wait(10):
+            raise TimeoutError("somebody waits for the writer")
+
+    running = asyncio.run_coroutine_threadsafe(served.database.write(act), served.loop)
+    try:
+        assert busy.wait(20)
+        yield lambda count: wait_until(lambda: served.database._queue.qsize() == count, "acts")
+    finally:
+        free.set()
+        running.result(20)
+
+
+def test_a_tag_that_moves_while_it_is_asked_for(strict: Hub) -> None:
+    """Memory does not keep what it was: after the answer to a push everybody is told the new one."""
+    first, second = (strict.repository.push_image(tag, [tag.encode()]) for tag in ("1", "2"))
+    image = strict.repository.images[second]
+    registry, loop = strict.served.registry, strict.served.loop
+    moving = registry.put_manifest("team/app", "1", MANIFEST, image, Caller())
+    with busy_writer(strict.served) as wait_queued:
+        moved = asyncio.run_coroutine_threadsafe(moving, loop)
+        wait_queued(1)
+        asked = asyncio.run_coroutine_threadsafe(registry.find_manifest("team/app", "1"), loop)
+        wait_queued(2)
+    moved.result(20)
+    assert asked.result(20).digest in (first, second)
+    assert strict.repository.ask("GET", "manifests/1").body == image
+
+
+def test_who_asks_again_does_not_wait_for_who_pushes(strict: Hub) -> None:
+    """Not even for what memory has forgotten: once a generation is enough."""
+    strict.repository.push_image("1")
+    strict.repository.ask("GET", "manifests/1")
+    strict.served.registry.forget("team/app")
+    with busy_writer(strict.served):
+        assert strict.repository.ask("GET", "manifests/1").status == 200
 
 
 def test_subjects_keep_their_referrers(strict: Hub) -> None:

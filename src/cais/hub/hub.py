@@ -72,7 +72,11 @@ class Hub:
             self.people, database, signer, anonymous=config.anonymous_pull, origin=origin
         )
         self.gate: Gate = OpenGate() if config.open else self.guard
-        self.registry = Registry(FileBlobs(config.root, config.share), SqliteCatalog(database))
+        self.registry = Registry(
+            FileBlobs(config.root, config.share),
+            SqliteCatalog(database),
+            drops_untagged=config.collect_untagged,
+        )
         self.upstreams: Upstreams | None = None
         if config.upstream:
             self.upstreams = Upstreams(
@@ -87,7 +91,6 @@ class Hub:
             self.registry,
             config.grace,
             config.upload_age,
-            untagged=config.collect_untagged,
             lease=functools.partial(collecting, config.root),
         )
         self.scrubber = Scrubber(self.registry)

@@ -3,7 +3,7 @@
 Garbage is found by generations, not by clocks, so that a clock that jumps cannot make an upload look old. A link from a
 repository to a blob carries the generation in which it was last asked for; the collector drops a link only when no
 manifest of the repository names the blob and two generations have begun since. Between two beginnings at least the
-grace period passes by the monotonic clock.
+grace period passes by the monotonic clock. So it is with manifests, where those that no tag keeps are garbage.
 """
 
 import fnmatch
@@ -173,15 +173,11 @@ class SqliteCatalog:
     async def touch_blob(self, repository: str, digest: Digest) -> bool:
         """See ``records.Catalog``."""
 
-        def act(db: sqlite3.Connection) -> bool:
-            changed = db.execute(
-                "UPDATE links SET generation = ? WHERE digest = ? AND repository = "
-                "(SELECT id FROM repositories WHERE name = ?)",
-                (_generation(_one(db)), digest, repository),
-            )
-            return changed.rowcount > 0
+        return await self._db.write(lambda db: _touch(db, "links", repository, digest))
 
-        return await self._db.write(act)
+    async def touch_manifest(self, repository: str, digest: Digest) -> bool:
+        """See ``records.Catalog``."""
+        return await self._db.write(lambda db: _touch(db, "manifests", repository, digest))
 
     async def put_manifest(
         self,
@@ -548,6 +544,16 @@ def _link(db: sqlite3.Connection, id: int, digest: str) -> None:
         "INSERT INTO links VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET generation = excluded.generation",
         (id, digest, _generation(_one(db))),
     )
+
+
+def _touch(db: sqlite3.Connection, table: str, repository: str, digest: str) -> bool:
+    """Move a row of ``links`` or ``manifests`` to this generation. False: there is none."""
+    changed = db.execute(
+        f"UPDATE {table} SET generation = ? WHERE digest = ? AND repository = "
+        "(SELECT id FROM repositories WHERE name = ?)",
+        (_generation(_one(db)), digest, repository),
+    )
+    return changed.rowcount > 0
 
 
 def _one(db: sqlite3.Connection) -> Callable[[str], Any]:

@@ -29,8 +29,9 @@ class Collected(msgspec.Struct):
 
 
 class Collector:
-    """``grace``: seconds for which a blob stays that was pushed, mounted or asked for, whoever names it. ``untagged``:
-    manifests without a tag go too. ``lease``: what keeps backups out while blobs go; false: one is under way."""
+    """``grace``: seconds for which a blob stays that was pushed, mounted or asked for, whoever names it, and a manifest
+    without a tag, if the registry drops these at all. ``lease``: what keeps backups out while blobs go; false: one is
+    under way."""
 
     def __init__(
         self,
@@ -38,7 +39,6 @@ class Collector:
         grace: float,
         upload_age: float,
         *,
-        untagged: bool = False,
         clock: Callable[[], float] = time.monotonic,
         lease: Callable[[], AbstractContextManager[bool]] = lambda: nullcontext(True),
     ) -> None:
@@ -46,7 +46,6 @@ class Collector:
         self._lease = lease
         self._grace = grace
         self._upload_age = upload_age
-        self._untagged = untagged
         self._clock = clock
         self._advanced = clock()
         self._lock = asyncio.Lock()
@@ -73,7 +72,7 @@ class Collector:
 
     async def _drop(self, done: Collected) -> None:
         catalog = self._registry.catalog
-        while self._untagged and (count := await catalog.drop_untagged(STEP)):
+        while self._registry.drops_untagged and (count := await catalog.drop_untagged(STEP)):
             self._registry.forget_all()  # memory must not say of one that it is still here
             done.manifests += count
         while count := await catalog.drop_links(STEP):

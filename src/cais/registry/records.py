@@ -66,6 +66,10 @@ class Catalog(Protocol):
         """Somebody was told that it is here: it stays for the grace period at least. False: it has just gone."""
         ...
 
+    async def touch_manifest(self, repository: str, digest: Digest) -> bool:
+        """As ``touch_blob``, for a manifest that ``drop_untagged`` would remove."""
+        ...
+
     async def put_manifest(
         self,
         repository: str,

@@ -62,11 +62,13 @@ class Source(Protocol):
 
 
 class Registry:
-    """One process's; all methods on the event loop. Callers have been checked by the ``Gate`` already."""
+    """One process's; all methods on the event loop. Callers have been checked by the ``Gate`` already.
+    ``drops_untagged``: manifests that no tag keeps are garbage."""
 
-    def __init__(self, blobs: Blobs, catalog: Catalog) -> None:
+    def __init__(self, blobs: Blobs, catalog: Catalog, *, drops_untagged: bool = False) -> None:
         self.blobs = blobs
         self.catalog = catalog
+        self.drops_untagged = drops_untagged
         self.after_push: list[Callable[[str, Document], Awaitable[None]]] = []
         """Told of every manifest that was pushed, after it is on record and before the client is answered."""
         self.upstreams: Source | None = None
@@ -74,6 +76,9 @@ class Registry:
         self._cache: OrderedDict[str, dict[str, Found]] = OrderedDict()
         self._cached = 0
         self._touched: set[tuple[str, Digest]] = set()
+        self._renewed: set[tuple[str, Digest]] = set()
+        """As ``_touched``, of manifests. What is in ``_cache`` is of this generation too: a pull that memory answers
+        need not ask."""
         self._pulls: dict[str, int] = {}
         self._pulled: dict[tuple[str, Digest], int] = {}
 
@@ -93,8 +98,12 @@ class Registry:
         return await self.read_manifest(repository, ref)
 
     async def read_manifest(self, repository: str, ref: Digest | str) -> Found:
-        """As ``find_manifest``, of what is here."""
+        """As ``find_manifest``, of what is here. Who is told that it is here may rely on it for the grace period."""
+        renewed = self._renewed
         record = await self.catalog.find_manifest(repository, ref)
+        if record is not None and await self._renew(repository, record.digest):
+            # Again: meanwhile the tag may have moved, and memory would go on saying what it was.
+            record = await self.catalog.find_manifest(repository, ref)
         if record is None:
             if not await self.catalog.has_repository(repository):
                 raise Refusal("NAME_UNKNOWN", f"no such repository: {repository}")
@@ -107,7 +116,8 @@ class Registry:
                 "MANIFEST_UNKNOWN", f"manifest {ref} of {repository} is damaged: push it again"
             ) from None
         found = Found(record.digest, record.media_type, data)
-        self._remember(repository, ref, found)
+        if renewed is self._renewed:  # if another generation has begun, the next who asks renews it
+            self._remember(repository, ref, found)
         return found
 
     def count_pull(self, repository: str, digest: Digest) -> None:
@@ -274,6 +284,8 @@ class Registry:
         number = await self.catalog.advance()
         # Only now: what was asked for while it began would be remembered, but stand in the old generation.
         self._touched = set()
+        self._renewed = set()
+        self.forget_all()
         return number
 
     async def remove_bytes(self, digest: Digest) -> int:
@@ -307,6 +319,22 @@ class Registry:
                 return True
             raise
         touched.add(key)  # the set of the generation it was asked in: if another has begun, this is forgotten
+        return True
+
+    async def _renew(self, repository: str, digest: Digest) -> bool:
+        """Keep a manifest that no tag may name from the collector; whether that took a while. Once a generation."""
+        key = (repository, digest)
+        if not self.drops_untagged or key in self._renewed:
+            return False
+        renewed = self._renewed
+        try:
+            await self.catalog.touch_manifest(repository, digest)
+        except OSError as error:
+            # Every pull begins with this question: a full disk stops pushes, and must not stop those.
+            if error.errno not in FULL:
+                raise
+        else:
+            renewed.add(key)
         return True
 
     def _remember(self, repository: str, ref: str, found: Found) -> None:
