@@ -16,7 +16,15 @@ pytestmark = pytest.mark.slow
 EVIL = "etc/\x1b[31mred"
 BASE = Layered("COPY base /", {"bin/sh": b"shell", "etc/": "", "etc/name": b"one", "etc/link": "-> name"})
 TOP = Layered(
-    "RUN x", {"etc/name": b"two", "bin/.wh.sh": b"", "etc/more": b"more", "opt/a": b"a" * 2000, EVIL: b""}
+    "RUN x",
+    {
+        "etc/name": b"two",
+        "bin/.wh.sh": b"",
+        "etc/link": "-> \x1b[2J",
+        "etc/more": b"more",
+        "opt/a": b"a" * 2000,
+        EVIL: b"",
+    },
 )
 
 
@@ -113,10 +121,10 @@ def test_files_that_are_not_there(cais: Program) -> None:
 
 
 def test_images_are_compared_as_docker_diff_does(cais: Program) -> None:
-    """Sums and settings, then the changes, with sizes where they are about bytes."""
+    """Sums and settings, then the changes, with sizes where they are about bytes, and what else is new."""
     lines = cais.lines("compare", "root/app:1", "2")
     assert lines[:2] == [
-        "4 added, 1 removed, 1 changed: 2kB more",
+        "4 added, 1 removed, 2 changed: 2kB more",
         "Layers at the bottom that are the same: 1",
     ]
     blank = lines.index("")
@@ -124,6 +132,7 @@ def test_images_are_compared_as_docker_diff_does(cais: Program) -> None:
     assert lines[blank + 1 :] == [
         "D /bin/sh  5B",
         "A /etc/\ufffd[31mred  0B",
+        "C /etc/link  target name became \ufffd[2J",
         "A /etc/more  4B",
         "C /etc/name",
         "A /opt/  2kB in 2 files and folders",
@@ -136,11 +145,12 @@ def test_images_are_compared_for_programs(cais: Program) -> None:
     assert [(row["path"], row["how"]) for row in rows] == [
         ("bin/sh", "added"),
         (EVIL, "removed"),
+        ("etc/link", "changed"),
         ("etc/more", "removed"),
         ("etc/name", "changed"),
         ("opt", "removed"),
     ]
-    assert cais.lines("compare", "root/app:2", "1")[0] == "1 added, 4 removed, 1 changed: 2kB less"
+    assert cais.lines("compare", "root/app:2", "1")[0] == "1 added, 4 removed, 2 changed: 2kB less"
     same = cais.lines("compare", "root/app:1", "1")
     assert same[0] == "0 added, 0 removed, 0 changed: as large as before" and len(same) == 2
     assert cais.lines("compare", "--format", "{{.How}} {{.Path}}", "root/app:2", "1")[0] == "added bin/sh"
