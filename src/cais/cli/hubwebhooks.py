@@ -111,8 +111,8 @@ WEBHOOK_ACTS: Acts = {
 }
 
 HUB_WEBHOOK = Command(
-    "hub webhook [OPTIONS] create NAMESPACE URL | ls NAMESPACE | rm NAMESPACE ID... |"
-    " disable NAMESPACE ID... | enable NAMESPACE ID... | deliveries NAMESPACE ID",
+    "hub webhook [OPTIONS] create NAMESPACE URL | ls NAMESPACE |"
+    " rm|disable|enable NAMESPACE ID... | deliveries NAMESPACE ID",
     "Have somebody told of what happens in a namespace",
     webhook,
     flags=(
