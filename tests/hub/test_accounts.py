@@ -433,6 +433,26 @@ async def test_a_new_secret_ends_the_old_one(tmp_path: Path) -> None:
         assert (await desk.login(name, await robots.renew("alice", name, 0, alice))).account == name
 
 
+async def test_a_robot_that_is_removed_ends(tmp_path: Path) -> None:
+    """With its token and those that it got, once it is no member anywhere; and its name is free. A person goes on."""
+    async with open_desk(tmp_path / "hub") as desk:
+        alice, people = await desk.login("alice"), desk.people
+        name, secret = await people.robots.add("alice", "ci", ["pull"], 0, alice)
+        jwt, _ = desk.signer.sign(name, {}, people.accounts.get(name).stamp)
+        bob = await desk.login("bob")
+        await people.namespaces.set_member("bob", name, "read", bob)
+        await people.namespaces.set_member("alice", name, "", alice)
+        assert (await desk.login(name, secret)).account == name
+        await people.namespaces.set_member("bob", name, "", bob)
+        assert await refused(desk.login(name, secret), Unauthenticated)
+        _, new = await people.robots.add("alice", "ci", ["pull"], 0, alice)
+        assert (await desk.login(name, new)).account == name
+        assert await refused(desk.gate.identify(f"Bearer {jwt}", ADDRESS), Unauthenticated)
+        await people.namespaces.set_member("alice", "bob", "read", alice)
+        await people.namespaces.set_member("alice", "bob", "", alice)
+        assert (await desk.login("bob")).account == "bob"
+
+
 async def test_whose_secret_who_may_renew(tmp_path: Path) -> None:
     """Robots' of the namespace, by its administrators. ``team.ci.x`` is of ``team``, as it was made there, also when
     ``team.ci`` made it a member: whoever administers that would have the secret to team otherwise."""

@@ -165,6 +165,12 @@ def test_only_what_is_attached_is_an_attachment(served: ApiHub, alice: Client) -
         assert (said.status, said.kind) == (404, "not_found")
 
 
+def test_attachments_of_a_platform_that_is_not_there(alice: Client) -> None:
+    """Are not those of another one."""
+    query = {"platform": "linux/s390x"}
+    assert alice.ask(f"GET {ATTACHMENTS}", name="root/app", ref="2", query=query).status == 404
+
+
 def test_tags_tell_platforms_and_pulls(served: ApiHub, alice: Client) -> None:
     """As the page's table does."""
     Pusher(served.port, ("root", served.tokens["root"])).pull("root/app", "2")

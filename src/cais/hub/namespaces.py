@@ -142,8 +142,8 @@ class Namespaces:
         return [(name, kind, role) for name, kind, role in rows]
 
     async def set_member(self, namespace: str, account: str, role: str, by: Caller) -> None:
-        """Give a role; empty: none any more. Raises Denied, Invalid, NotFound, Conflict: its last administrator, or
-        who it is named after."""
+        """Give a role; empty: none any more, and a robot that has no other ends with its tokens. Raises Denied,
+        Invalid, NotFound, Conflict: its last administrator, or who it is named after."""
         self.need_role(by, namespace, "admin")
         if role and role not in ROLES:
             raise Invalid(f"invalid role: {role!r}: want read, write or admin")
@@ -161,6 +161,11 @@ class Namespaces:
             db.execute("DELETE FROM members WHERE namespace = ? AND account = ?", key)
             if role:
                 db.execute("INSERT INTO members VALUES (?, ?, ?)", (*key, role))
+            if not role and member.kind == "robot":
+                db.execute(
+                    "DELETE FROM accounts WHERE id = ? AND id NOT IN (SELECT account FROM members)",
+                    (member.id,),
+                )
             if old == ("admin",) and namespace != ROOT_NAMESPACE:
                 _need_some_admin(db, namespace)
             note(db, make_event("member", by, namespace, f"{account} {role or 'removed'}"))

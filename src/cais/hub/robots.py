@@ -41,10 +41,12 @@ class Robots:
             self._names.check_free(db, full, adopt=True)
             if not db.execute("SELECT 1 FROM namespaces WHERE name = ?", (namespace,)).fetchone():
                 raise NotFound(f"no such namespace: {namespace}")
+            # Its stamp is no other's: a registry token of one that had this name before is none of its own.
+            now = time.time_ns()
             made = db.execute(
-                "INSERT INTO accounts (name, password, kind, created_ns) VALUES (?, '', 'robot', ?) "
+                "INSERT INTO accounts (name, password, kind, created_ns, stamp) VALUES (?, '', 'robot', ?, ?) "
                 "ON CONFLICT DO NOTHING",
-                (full, time.time_ns()),
+                (full, now, now),
             )
             if not made.rowcount:
                 raise AlreadyExists(f"the name {full} is taken")

@@ -145,17 +145,17 @@ def _cut(rows: Sequence[T], ask: Ask) -> tuple[Sequence[T], str]:
 async def find_image(ask: Ask, ref: str) -> Image:
     """The image for the platform that was asked for. Raises NotFound."""
     tagged = await _find_tagged(ask, ref)
-    wanted = ask.query["platform"]
     if tagged.image is None:
         raise NotFound(f"there is no image in {ask.path['name']}: {ref}")
-    if wanted and tagged.image.platform != wanted:
-        raise NotFound(f"no such platform of {ask.path['name']}: {wanted}")
     return tagged.image
 
 
 async def _find_tagged(ask: Ask, ref: str) -> Tagged:
-    row = ask.get_repository()
-    return await ask.services.images.find(row.name, parse_ref(ref), ask.query["platform"])
+    row, wanted = ask.get_repository(), ask.query["platform"]
+    tagged = await ask.services.images.find(row.name, parse_ref(ref), wanted)
+    if wanted and (tagged.image is None or tagged.image.platform != wanted):
+        raise NotFound(f"no such platform of {row.name}: {wanted}")
+    return tagged
 
 
 async def _find_attached(ask: Ask) -> list[Attached]:
