@@ -444,7 +444,7 @@ def test_tokens_that_are_remembered() -> None:
     assert len(signer._read) <= 1000
     short = forge({"alg": "HS256"}, claims(exp=int(time.time()) + 1 - LEEWAY))
     signer.read(short)
-    assert signer._read[short][0] <= time.time() + 1
+    assert signer._read[short][1] <= time.time() + 1
 
 
 def test_the_key_file(tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ class Signer:
     def __init__(self, key: bytes, service: str) -> None:
         self._key = key
         self.service = service
-        self._read: dict[str, tuple[float, Claims]] = {}
+        self._read: dict[str, tuple[float, float, Claims]] = {}
+        """Those that were believed, from when and until when they are."""
 
     def sign(self, account: str, grants: Grants, stamp: int = 0) -> tuple[str, int]:
         """The token, and when it was made, seconds since the epoch."""
@@ -126,8 +127,9 @@ class Signer:
     def read(self, token: str) -> Claims:
         """Raises Unauthenticated: not ours, for somebody else, too old, changed."""
         known = self._read.get(token)
-        if known and known[0] > time.time():
-            return known[1]
+        # Both ends: a clock that is set back makes nobody young again whose time had passed.
+        if known and known[0] <= time.time() < known[1]:
+            return known[2]
         try:
             found = jwt.decode(
                 token,
@@ -143,7 +145,7 @@ class Signer:
             raise Unauthenticated(f"the token is not valid: {type(error).__name__}") from None
         if len(self._read) >= 1000:
             self._read.clear()
-        self._read[token] = float(found["exp"]), claims
+        self._read[token] = float(found["iat"]) - LEEWAY, float(found["exp"]), claims
         return claims
 
 
