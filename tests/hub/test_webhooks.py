@@ -293,6 +293,18 @@ async def test_pauses(tmp_path: Path) -> None:
             assert read(desk, webhook)[0].failures == 4
 
 
+async def test_a_pause_from_before_the_clock_was_set_back(tmp_path: Path) -> None:
+    """Is over: nobody would be told for a day, or a year, as there is no pause of so long."""
+    with receiving() as receiver:
+        async with open_desk(tmp_path / "hub") as desk:
+            webhook, _ = await add(desk, receiver.url)
+            await desk.execute("UPDATE webhooks SET next_ns = ?", time.time_ns() + 86_400 * 10**9)
+            await happen(desk, "a")
+            async with delivering(desk):
+                assert await came(receiver, 1) == ["a"]
+                await until(lambda: read(desk, webhook)[0].next_ns == 0)
+
+
 async def test_it_is_given_up(tmp_path: Path) -> None:
     """After so many tries, for the next event; after so many failures altogether, for good, until somebody enables it:
     then it goes on where it was."""

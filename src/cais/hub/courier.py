@@ -40,6 +40,8 @@ MAX_AGE = 24 * 3600.0
 MAX_FAILURES = 3 * TRIES
 """Tries without a success after which a webhook is disabled."""
 MAX_PAUSE = 3 * 3600.0
+LEAST, MOST = 0.75, 1.25
+"""Parts of a pause: webhooks that failed together are not told together again."""
 MAX_ANSWER = 4096
 """Bytes that are read of an answer: nobody looks at it."""
 NO_ADDRESS = "there is no public address of this name"
@@ -100,9 +102,13 @@ class Courier:
             yield session
 
     def _start_due(self, session: aiohttp.ClientSession) -> None:
-        newest = self._newest()
+        newest, now = self._newest(), time.time_ns()
+        # No pause is longer: one that seems so was begun before the clock was set back.
+        longest = now + int(MAX_PAUSE * MOST * 1e9)
         for id, event in self._db.read(
-            "SELECT id, event FROM webhooks WHERE NOT disabled AND next_ns <= ?", time.time_ns()
+            "SELECT id, event FROM webhooks WHERE NOT disabled AND (next_ns <= ? OR next_ns > ?)",
+            now,
+            longest,
         ):
             if id not in self._busy and max(event, self._seen.get(id, 0)) < newest:
                 task = self._busy[id] = asyncio.create_task(self._serve(session, id), name=f"webhook {id}")
@@ -207,7 +213,7 @@ class Courier:
                 (
                     event.id if given_up or not error else 0,
                     failures,
-                    now + int(pause * random.uniform(0.75, 1.25) * 1e9) if error else 0,
+                    now + int(pause * random.uniform(LEAST, MOST) * 1e9) if error else 0,
                     webhook.id,
                 ),
             )
