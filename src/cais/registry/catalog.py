@@ -353,8 +353,12 @@ class SqliteCatalog:
 
     async def oldest_checked(self, before_ns: int, count: int) -> list[Digest]:
         """See ``records.Catalog``."""
-        rows = self._db.read(
-            "SELECT digest FROM blobs WHERE checked_ns < ? ORDER BY checked_ns LIMIT ?", before_ns, count
+        # Those of a time to come first: a clock that went wrong and was set right would spare them until then.
+        rows = self._db.read("SELECT digest FROM blobs WHERE checked_ns > ? LIMIT ?", time.time_ns(), count)
+        rows += self._db.read(
+            "SELECT digest FROM blobs WHERE checked_ns < ? ORDER BY checked_ns LIMIT ?",
+            before_ns,
+            count - len(rows),
         )
         return [Digest(digest) for (digest,) in rows]
 

@@ -133,7 +133,8 @@ class Catalog(Protocol):
     # Scrubbing
 
     async def oldest_checked(self, before_ns: int, count: int) -> list[Digest]:
-        """Blobs whose bytes were last read through before then, the longest ago first."""
+        """Blobs whose bytes were last read through before then, the longest ago first; before all, those that a clock
+        gone wrong says were read in a time to come."""
         ...
 
     async def note_checked(self, digest: Digest, *, damaged: bool) -> None:

@@ -128,7 +128,7 @@ class SqliteCatalog:
         """What a clock that jumped leaves: every time on record is another."""
         for table, names in (
             ("repositories", ("created_ns", "updated_ns", "pulled_ns")),
-            ("blobs", ("created_ns",)),
+            ("blobs", ("created_ns", "checked_ns")),
             ("manifests", ("pushed_ns", "pulled_ns")),
             ("tags", ("pushed_ns",)),
             ("events", ("at_ns",)),

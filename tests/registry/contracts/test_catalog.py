@@ -558,6 +558,18 @@ class TestChecks:
         assert await catalog.oldest_checked(far, 1) == [digests[1]]
         assert await catalog.oldest_checked(1, 10) == []
 
+    async def test_a_clock_that_was_ahead(self, catalog: Catalog, records: SqliteCatalog) -> None:
+        """Does not spare for years what was read while it was."""
+        digests = await link(catalog, b"1", b"2")
+        for digest in digests:
+            await catalog.note_checked(digest, damaged=False)
+        assert await catalog.oldest_checked(1, 10) == []
+        await records.shift_times(365 * 86_400 * 10**9)
+        assert set(await catalog.oldest_checked(1, 10)) == set(digests)
+        assert len(await catalog.oldest_checked(1, 1)) == 1
+        await catalog.note_checked(digests[0], damaged=False)
+        assert await catalog.oldest_checked(1, 10) == [digests[1]]
+
     async def test_damaged(self, catalog: Catalog, records: SqliteCatalog) -> None:
         """It is not found and cannot be mounted, but stays on record with who has it, until it is pushed again."""
         (digest,) = await link(catalog, b"data")
