@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -28,6 +29,8 @@ class LiveHub:
     words: tuple[str, ...] = ()
     netns: int = 0
     """A process in whose network namespace it listens; 0: the test's."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Of its process, beside the test's."""
     lines: list[str] = field(default_factory=list)
     """What it said on standard output until it was ready."""
     process: "subprocess.Popen[str] | None" = None
@@ -58,6 +61,7 @@ class LiveHub:
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
+            env={**os.environ, **self.environment},
         )
         log.close()
         assert self.process.stdout
@@ -107,9 +111,9 @@ class LiveHub:
 
 
 @contextmanager
-def running_hub(root: Path, *words: str) -> Iterator[LiveHub]:
+def running_hub(root: Path, *words: str, environment: dict[str, str] | None = None) -> Iterator[LiveHub]:
     """A hub on ``root``, open to everybody unless ``words`` say something about accounts; ended at the end."""
-    hub = LiveHub(root, free_port(), words)
+    hub = LiveHub(root, free_port(), words, environment=environment or {})
     hub.start()
     try:
         yield hub
