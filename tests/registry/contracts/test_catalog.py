@@ -413,7 +413,7 @@ class TestRules:
 
 
 class TestGenerations:
-    """``advance``, ``touch_blob``, ``drop_links``, ``drop_blobs``, ``drop_untagged``."""
+    """``advance``, ``touch_blob``, ``touch_manifest``, ``drop_links``, ``drop_blobs``, ``drop_untagged``."""
 
     async def test_a_blob_that_nobody_names(self, catalog: Catalog, records: SqliteCatalog) -> None:
         """It stays for two beginnings of a generation, also over a restart, and goes then, from records and counts."""
@@ -524,6 +524,19 @@ class TestGenerations:
             await catalog.advance()
             await push(catalog, document)
             assert await catalog.drop_untagged(100) == 0
+
+    async def test_a_touch_makes_an_untagged_one_young_again(self, catalog: Catalog) -> None:
+        """Who asks for it may build upon it for two generations; of what is gone, or another's, it says so."""
+        document = await push(catalog, image(LAYER))
+        for _ in range(3):
+            await catalog.advance()
+            assert await catalog.touch_manifest(REPOSITORY, document.digest)
+            assert not await catalog.touch_manifest(OTHER, document.digest)
+            assert await catalog.drop_untagged(100) == 0
+        for wanted in (0, 1):
+            await catalog.advance()
+            assert await catalog.drop_untagged(100) == wanted
+        assert not await catalog.touch_manifest(REPOSITORY, document.digest)
 
     async def test_a_clock_that_jumped(self, catalog: Catalog, records: SqliteCatalog) -> None:
         """Times on record, however far off, make nothing older or younger."""
