@@ -29,7 +29,7 @@ def read_change(visit: Visit, before: Retention) -> dict[str, object]:
     rules = list(before.rules)
     gone = visit.field("remove")
     if gone:
-        if not gone.isdecimal() or int(gone) >= len(rules):
+        if not gone.isdecimal() or len(gone) > 4 or int(gone) >= len(rules):
             raise Invalid("no such rule: load the page again")
         del rules[int(gone)]
     else:
