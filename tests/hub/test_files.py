@@ -134,6 +134,19 @@ def test_whiteouts_of_a_single_layer_are_shown() -> None:
     assert ".wh.a" in build_tree([listed({".wh.a": b""})], applied=False).root.children
 
 
+def test_many_layers_of_many_files_are_cut_off() -> None:
+    """Each is within its bounds, and all together would fill the memory; what is written again counts once."""
+    again = listed({f"same{number}": "x" for number in range(50)})
+    tree = build_tree([again] * 20, most=50)
+    assert (tree.broken, tree.root.count) == ("", 51)
+    layers = [listed({f"{layer}/{number}": "x" for number in range(9)}) for layer in range(20)]
+    tree = build_tree(layers, most=50)
+    assert tree.broken == "layer 6: the image has more than 50 files"
+    assert tree.root.count == 1 + 50 + 2
+    deep = build_tree([listed({f"{number}/" * 900 + "x": "x" for number in range(9)})], most=50)
+    assert deep.broken.startswith("layer 1: ") and deep.root.count == 1 + 901
+
+
 def test_a_broken_layer_is_told_by_its_number() -> None:
     """What can be shown is shown."""
     found = build_tree([listed({"a": b""}), Listing((), "truncated")])

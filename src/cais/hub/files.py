@@ -29,6 +29,8 @@ CACHE_BYTES = 48 << 20
 """Packed listings that are kept in memory."""
 CACHE_NODES = 300_000
 """Files in trees that are kept in memory."""
+MAX_NODES = 300_000
+"""Files of one tree, about 90 MB: each layer may have as many as its bounds say, and there may be a hundred layers."""
 _OPAQUE = ".wh..wh..opq"
 _WHITEOUT = ".wh."
 _AUFS = ".wh..wh."
@@ -236,17 +238,22 @@ def _build(packed: Iterable[bytes], applied: bool) -> Tree:
     return build_tree(listings, applied=applied)
 
 
-def build_tree(listings: Iterable[Listing], *, applied: bool = True) -> Tree:
-    """Put layers on top of each other (image-spec, layer.md, "Applying Changesets")."""
+def build_tree(listings: Iterable[Listing], *, applied: bool = True, most: int = MAX_NODES) -> Tree:
+    """Put layers on top of each other (image-spec, layer.md, "Applying Changesets"), until there are so many files."""
     root = _folder("", 0)
-    broken = ""
+    broken, room = "", most
     for number, listing in enumerate(listings, 1):
         broken = broken or (f"layer {number}: {listing.broken}" if listing.broken else "")
         if applied:
             _remove(root, listing)
         for entry in listing.entries:
             if not applied or f"/{_WHITEOUT}" not in f"/{entry.path}":
-                _insert(root, entry, number)
+                room -= _insert(root, entry, number)
+            if room < 0:  # asked each time: one entry may bring two thousand folders
+                break
+        if room < 0:
+            broken = broken or f"layer {number}: the image has more than {most} files"
+            break
     _add_up(root)
     return Tree(root, broken)
 
@@ -262,21 +269,24 @@ def _remove(root: Node, listing: Listing) -> None:
             folder.children.pop(name.removeprefix(_WHITEOUT), None)
 
 
-def _insert(root: Node, entry: FileEntry, layer: int) -> None:
+def _insert(root: Node, entry: FileEntry, layer: int) -> int:
+    """How many there are more; what others made way for is not counted."""
     parts = entry.path.split("/") if entry.path else []
     if not parts:
         root.entry = entry if entry.kind == "folder" else root.entry
-        return
-    node = root
+        return 0
+    node, made = root, 1
     for depth, part in enumerate(parts[:-1], 1):
         inner = node.children.get(part)
         if inner is None or not inner.is_folder:
             inner = node.children[part] = _folder("/".join(parts[:depth]), layer)
+            made += 1
         node = inner
     old = node.children.get(parts[-1])
     new = node.children[parts[-1]] = Node(entry, layer)
     if old is not None and old.is_folder and new.is_folder:
         new.children = old.children
+    return made if old is None else made - 1
 
 
 def _folder(path: str, layer: int) -> Node:
