@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -61,12 +62,29 @@ def test_logging_in_and_out(hub: ApiHub) -> None:
     assert Visitor(hub.port, before).get("/account").status == 303
 
 
-def test_behind_https_cookies_are_for_https_only(tmp_path: Path) -> None:
-    """A proxy that is believed says so."""
-    with serving_hub(tmp_path / "hub", signup=True, proxies=("127.0.0.1",)) as served:
-        page = Visitor(served.port).send("GET", "/login", headers={"X-Forwarded-Proto": "https"})
+@pytest.mark.parametrize("listed", ["127.0.0.1", "127.0.0.0/8"])
+def test_behind_https_cookies_are_for_https_only(tmp_path: Path, listed: str) -> None:
+    """A proxy that is believed says so, by itself or as one of its network; who signs up is who it names."""
+    headers = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "6.6.6.6, 198.51.100.7"}
+    with serving_hub(tmp_path / "hub", signup=True, proxies=(listed,)) as served:
+        visitor = Visitor(served.port)
+        page = visitor.send("GET", "/login", headers=headers)
         (cookie,) = page.set_cookies
         assert cookie.startswith("__Host-cais_form=") and "Secure" in cookie and "SameSite=Strict" in cookie
+        csrf = cookie.partition("=")[2].partition(";")[0]
+        form = urlencode({"csrf": csrf, "name": "somebody", "password": PASSWORD}).encode()
+        form_headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        assert visitor.send("POST", "/signup", form, headers={**headers, **form_headers}).status == 303
+        addresses = served.sql("SELECT address FROM events WHERE action = 'account' AND target = 'somebody'")
+        assert addresses == [("198.51.100.7",)]
+
+
+def test_a_proxy_that_nobody_listed_says_nothing(tmp_path: Path) -> None:
+    """Neither that the browser spoke HTTPS, nor who it is."""
+    headers = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "198.51.100.7"}
+    with serving_hub(tmp_path / "hub", signup=True, proxies=("10.0.0.0/8",)) as served:
+        (cookie,) = Visitor(served.port).send("GET", "/login", headers=headers).set_cookies
+        assert cookie.startswith("cais_form=") and "Secure" not in cookie
 
 
 @pytest.mark.parametrize(
