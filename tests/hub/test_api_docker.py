@@ -9,7 +9,7 @@ from cais.remotes.auth import Credentials
 from cais.remotes.client import Patience, Remotes
 from cais.remotes.hosts import Hosts
 from cais.remotes.search import Query, search
-from harness.apihub import PASSWORD, ApiHub, populate, serving_hub
+from harness.apihub import PASSWORD, ApiHub, Client, limit_token, populate, serving_hub
 
 CONFIG = b'{"architecture":"arm64","variant":"v8","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}'
 HUB = "/v2/repositories/{namespace}/"
@@ -82,6 +82,52 @@ def test_search_pages_like_docker_hub(served: ApiHub) -> None:
     assert served.send("GET", rest["previous"].removeprefix(origin)).json == first
     names = [one["repo_name"] for one in first["results"] + rest["results"]]
     assert sorted(names) == ["alice/one", "alice/three/deep", "alice/two"]
+
+
+@pytest.mark.parametrize(("who", "count"), [("", 3), ("alice", 4), ("root", 4)])
+def test_counts_are_of_all_pages(served: ApiHub, who: str, count: int) -> None:
+    """On every page, of what the caller may know of; as many as ``next`` leads to."""
+    client = served.as_(who)
+    for page in range(1, count + 1):
+        paged = {"page": page, "page_size": 1}
+        found = client.get(SEARCH, query={"query": "alice", **paged})
+        listed = client.get(HUB, namespace="alice", query=paged)
+        assert [each["count"] for each in (found, listed)] == [count, count]
+        assert [each["next"] is None for each in (found, listed)] == [page == count] * 2
+        first = client.get("/v1/search", query={"q": "alice", "page": page, "n": 1})
+        assert (first["num_results"], first["num_pages"]) == (count, count)
+    two = client.get("/v1/search", query={"q": "alice", "n": 2})
+    assert two["num_pages"] == 2
+    everything = client.get(SEARCH, query={"query": "", "page_size": 1})
+    assert everything["count"] >= 4, "the most pulled, where nothing was asked for"
+
+
+def test_a_token_with_limits_is_not_told_how_many_there_are(served: ApiHub) -> None:
+    """Only of those that it may see: the others are there, and it must not know of them."""
+    headers = {"Authorization": f"Bearer {limit_token(served, 'alice', 'alice/one:pull')}"}
+    limited = Client(served, headers)
+    for page in (1, 2):
+        found = limited.get(HUB, namespace="alice", query={"page": page, "page_size": 10})
+        assert found["count"] == len(found["results"]) + 10 * (page - 1)
+        if page == 1:
+            assert [one["name"] for one in found["results"]] == ["one"]
+    assert limited.get(SEARCH, query={"query": "one", "page_size": 10})["count"] == 1
+    assert limited.get(HUB, namespace="alice", query={"page_size": 1})["count"] == 2, (
+        "this one, and perhaps more"
+    )
+
+
+def test_counts_of_tags(served: ApiHub) -> None:
+    """Of all that have the word in their name, on every page."""
+    for tag in ("1.0", "1.1", "1.2", "edge"):
+        served.push("bulk/tags", tag, config=CONFIG, layers=[])
+    where = {"namespace": "bulk", "name": "tags"}
+    for name, count in (("", 4), ("1.", 3), ("edge", 1), ("no", 0)):
+        for page in range(1, count + 1):
+            query = {"name": name, "page": page, "page_size": 1}
+            found = served.as_().get(f"{HUB}{{name}}/tags/", **where, query=query)
+            assert (found["count"], found["next"] is None) == (count, page == count)
+            assert (found["previous"] is None) == (page == 1)
 
 
 def test_a_repository_like_docker_hubs(served: ApiHub) -> None:

@@ -142,12 +142,14 @@ class Images:
             for name, digest, pushed, pulled, total, media_type, artifact_type in rows
         ]
 
-    def count_tags(self, repository: str) -> int:
-        """How many there are that people see."""
+    def count_tags(self, repository: str, text: str = "") -> int:
+        """How many ``list_tags`` finds altogether."""
         row = self._db.read_one(
             "SELECT COUNT(*) FROM repositories r JOIN tags t ON t.repository = r.id "
-            f"WHERE r.name = ? AND {_HIDDEN_TAG}",
+            f"WHERE r.name = ? AND {_HIDDEN_TAG} AND (? = '' OR instr(t.name, ?))",
             repository,
+            text,
+            text,
         )
         return int(row[0]) if row else 0
 

@@ -73,6 +73,31 @@ class Search:
         by_id = {row[0]: _repository(row[1:]) for row in rows}
         return [by_id[id] for id in ids]
 
+    def count(self, text: str, caller: Caller) -> int:
+        """How many ``search`` finds altogether; of more than it ranks, those that it ranks."""
+        words = text.lower()[:MAX_QUERY].split()
+        if not words:
+            return self._count("SELECT COUNT(*) FROM repositories r WHERE r.private = 0")
+        allowed, values = _visible(caller)
+        candidates = self._candidates(words)
+        return self._count(
+            "SELECT COUNT(*) FROM repositories r INDEXED BY repositories_rank "
+            f"WHERE r.id IN ({_marks(candidates)}) AND {allowed}",
+            *candidates,
+            *values,
+        )
+
+    def count_in_namespace(self, namespace: str, caller: Caller) -> int:
+        """How many ``in_namespace`` finds altogether."""
+        allowed, values = _visible(caller)
+        return self._count(
+            f"SELECT COUNT(*) FROM repositories r WHERE r.namespace = ? AND {allowed}", namespace, *values
+        )
+
+    def _count(self, sql: str, *values: object) -> int:
+        row = self._db.read_one(sql, *values)
+        return int(row[0]) if row else 0
+
     def _candidates(self, words: Sequence[str]) -> list[int]:
         """Ids by the beginning of the name, and by what stands anywhere in name, description or labels."""
         found: dict[int, None] = {}

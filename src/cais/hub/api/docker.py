@@ -3,6 +3,7 @@
 Field names are those of Docker Hub's answers (docs.docker.com, "Docker HUB API"; moby, api/types/registry/search.go).
 """
 
+from collections.abc import Callable
 from typing import Literal
 from urllib.parse import urlencode
 
@@ -36,7 +37,7 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SearchResults(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to ``docker search``. ``num_pages``: that are known to be there."""
+    """The answer to ``docker search``."""
 
     query: str
     num_results: int
@@ -59,7 +60,8 @@ class HubResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HubResults(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of what a search found. ``count``: that are known to be there."""
+    """A page of what a search found. ``count``: on all pages; for a token with limits, on those up to here, and one
+    more if there is a next."""
 
     count: int
     next: str | None
@@ -88,7 +90,7 @@ class HubRepository(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HubRepositories(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of a namespace's repositories. ``count``: that are known to be there."""
+    """A page of a namespace's repositories. ``count``: as of a search."""
 
     count: int
     next: str | None
@@ -129,7 +131,7 @@ class HubTag(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HubTags(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of a repository's tags, the newest first."""
+    """A page of a repository's tags, the newest first. ``count``: on all pages."""
 
     count: int
     next: str | None
@@ -145,11 +147,11 @@ async def ping(ask: Ask) -> Ping:
 async def search_v1(ask: Ask) -> SearchResults:
     """``GET /v1/search``."""
     text, page, count = ask.query["q"], ask.query["page"], ask.query["n"]
-    rows, more = await _search(ask, text, page, count)
+    found = await _search(ask, text, page, count)
     return SearchResults(
         query=text,
-        num_results=(page - 1) * count + len(rows) + more,
-        num_pages=page + more,
+        num_results=found.total,
+        num_pages=-(-found.total // count),
         page=page,
         page_size=count,
         results=[
@@ -159,7 +161,7 @@ async def search_v1(ask: Ask) -> SearchResults:
                 is_official=row.namespace == ROOT_NAMESPACE,
                 pull_count=row.pulls,
             )
-            for row in rows
+            for row in found.rows
         ],
     )
 
@@ -167,7 +169,7 @@ async def search_v1(ask: Ask) -> SearchResults:
 async def search_v2(ask: Ask) -> HubResults:
     """``GET /v2/search/repositories/``."""
     text, page, count = ask.query["query"], ask.query["page"], ask.query["page_size"]
-    rows, more = await _search(ask, text, page, count)
+    found = await _search(ask, text, page, count)
     results = [
         HubResult(
             repo_name=row.name,
@@ -176,11 +178,10 @@ async def search_v2(ask: Ask) -> HubResults:
             pull_count=row.pulls,
             is_official=row.namespace == ROOT_NAMESPACE,
         )
-        for row in rows
+        for row in found.rows
     ]
-    following, previous = _links(ask, page, more)
-    total = (page - 1) * count + len(rows) + more
-    return HubResults(count=total, next=following, previous=previous, results=results)
+    following, previous = _links(ask, page, found.more)
+    return HubResults(count=found.total, next=following, previous=previous, results=results)
 
 
 async def list_repositories(ask: Ask) -> HubRepositories:
@@ -188,15 +189,12 @@ async def list_repositories(ask: Ask) -> HubRepositories:
     page, count = ask.query["page"], ask.query["page_size"]
     search, namespace = ask.services.search, ask.path["namespace"]
     rows = search.in_namespace(namespace, ask.caller, "", page * count + 1)[(page - 1) * count :]
-    shown = await ask.only_visible(rows[:count])
-    if not shown and page == 1:
+    found = await _show(ask, rows, page, count, lambda: search.count_in_namespace(namespace, ask.caller))
+    if not found.rows and page == 1:
         raise NotFound(f"no such namespace: {namespace}")
-    more = len(rows) > count
-    following, previous = _links(ask, page, more)
-    total = (page - 1) * count + len(shown) + more
-    return HubRepositories(
-        count=total, next=following, previous=previous, results=[_describe(row) for row in shown]
-    )
+    following, previous = _links(ask, page, found.more)
+    results = [_describe(row) for row in found.rows]
+    return HubRepositories(count=found.total, next=following, previous=previous, results=results)
 
 
 async def get_repository(ask: Ask) -> HubRepository:
@@ -211,9 +209,8 @@ async def list_tags(ask: Ask) -> HubTags:
     row, page, count = _find(ask), ask.query["page"], ask.query["page_size"]
     images = ask.services.images
     found = await images.list_tags(row.name, ask.query["name"], count=count + 1, offset=(page - 1) * count)
-    more = len(found) > count
-    total = images.count_tags(row.name) if not ask.query["name"] else (page - 1) * count + len(found)
-    following, previous = _links(ask, page, more)
+    total = images.count_tags(row.name, ask.query["name"])
+    following, previous = _links(ask, page, len(found) > count)
     results = [await _describe_tag(ask, row, tag) for tag in found[:count]]
     return HubTags(count=total, next=following, previous=previous, results=results)
 
@@ -244,9 +241,30 @@ async def get_tag(ask: Ask) -> HubTag:
     return await _describe_tag(ask, row, tag)
 
 
-async def _search(ask: Ask, text: str, page: int, count: int) -> tuple[list[Repository], bool]:
-    rows = ask.services.search.search(text, ask.caller, count + 1, (page - 1) * count)
-    return await ask.only_visible(rows[:count]), len(rows) > count
+class Shown(msgspec.Struct, frozen=True):
+    """A page of repositories: those that the caller may see, how many there are on all pages, whether more follow."""
+
+    rows: list[Repository]
+    total: int
+    more: bool
+
+
+async def _search(ask: Ask, text: str, page: int, count: int) -> Shown:
+    search = ask.services.search
+    rows = search.search(text, ask.caller, count + 1, (page - 1) * count)
+    return await _show(ask, rows, page, count, lambda: search.count(text, ask.caller))
+
+
+async def _show(
+    ask: Ask, rows: list[Repository], page: int, count: int, count_all: Callable[[], int]
+) -> Shown:
+    """``rows``: of the page, and one more if there is one. A token with limits is shown less than its account may see,
+    and a count of all would tell it of the rest: for it those count that it has come across."""
+    shown = await ask.only_visible(rows[:count])
+    more = len(rows) > count
+    if ask.caller.grants is None and len(shown) == len(rows[:count]):
+        return Shown(shown, count_all(), more)
+    return Shown(shown, (page - 1) * count + len(shown) + more, more)
 
 
 def _find(ask: Ask) -> Repository:
