@@ -154,7 +154,7 @@ async def test_the_root_is_scanned_as_it_is_in_the_end(yard: Yard, tmp_path: Pat
             "opt/gone/x.dist-info/METADATA": PYTHON.replace("My", "Gone"),
             "srv/evil.egg-info/PKG-INFO": "Name: ../../x\nVersion: 1\n",
             "usr/lib/sysimage/rpm/rpmdb.sqlite": rpm_sqlite(tmp_path / "db", BASH),
-            "var/lib/rpm/Packages": "\0\0\0\0hash",
+            "var/lib/rpm/Packages": "\0\0\0\0btree",
             "lib/apk/db/installed": "-> /../../../../../etc/passwd",
         }
     )
@@ -167,7 +167,7 @@ async def test_the_root_is_scanned_as_it_is_in_the_end(yard: Yard, tmp_path: Pat
         ("rpm", "bash"),
     ]
     assert found.distribution == Distribution("debian", "12")
-    assert any("Berkeley" in note for note in found.notes)
+    assert "/var/lib/rpm/Packages is no database of rpm that is known" in found.notes
     assert any("evil.egg-info" in note and "cannot be" in note for note in found.notes)
 
 

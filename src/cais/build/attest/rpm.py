@@ -1,7 +1,7 @@
-"""The packages that rpm has on record: in its SQLite database and in its own ndb format.
+"""The packages that rpm has on record: in SQLite, in its own ndb format, and in Berkeley DB.
 
-The older Berkeley DB (``var/lib/rpm/Packages``) is not read. Sources: rpm docs "RPM Header Format" (file format, tags),
-lib/backend/ndb/rpmpkg.c (the layout of ndb: pages of slots, blobs in blocks of 16 bytes).
+Sources: rpm docs "RPM Header Format" (file format, tags), lib/backend/ndb/rpmpkg.c (the layout of ndb: pages of slots,
+blobs in blocks of 16 bytes).
 
 A database in an image is anybody's: what does not fit is passed over, and SQLite works under limits.
 """
@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import closing
 
+from cais.build.attest.berkeley import is_hash_file, read_hash_file
 from cais.build.attest.packages import Package, clip
 from cais.errors import Invalid
 
@@ -19,8 +20,9 @@ DATABASES = (
     "var/lib/rpm/rpmdb.sqlite",
     "usr/lib/sysimage/rpm/Packages.db",
     "var/lib/rpm/Packages.db",
+    "usr/lib/sysimage/rpm/Packages",
+    "var/lib/rpm/Packages",
 )
-UNREAD = ("var/lib/rpm/Packages", "usr/lib/sysimage/rpm/Packages")
 
 _NAME, _VERSION, _RELEASE, _EPOCH, _VENDOR = 1000, 1001, 1002, 1003, 1011
 _LICENSE, _URL, _ARCH, _SOURCE = 1014, 1020, 1022, 1044
@@ -39,11 +41,15 @@ _MAX_LOOKS = 2_000
 
 
 def parse_rpm(data: bytes, path: str) -> Iterator[Package]:
-    """All packages of a database, by its first bytes. Raises Invalid if it is none that can be read."""
+    """All packages of a database, by its first bytes. Raises Invalid if it is none that can be read, and at the end if
+    not all of it could be."""
     if data.startswith(b"SQLite format 3\0"):
         blobs = _read_sqlite(data)
     elif data[:4] == b"RpmP":
         blobs = _read_ndb(data)
+    elif is_hash_file(data):
+        # By number, and under 0 how many numbers were given: what that says is too short to be a header.
+        blobs = (blob for _, blob in read_hash_file(data))
     else:
         raise Invalid(f"/{path} is no database of rpm that is known")
     for blob in blobs:

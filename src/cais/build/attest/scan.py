@@ -1,7 +1,7 @@
 """Which packages there are in layers; for a worker. Nothing is mounted and nothing of the image runs.
 
-Read are dpkg's status, apk's database, rpm's databases in SQLite and ndb, and what lies beside Python packages. What is
-too large or damaged is passed over and named.
+Read are dpkg's status, apk's database, rpm's databases, and what lies beside Python packages. What is too large or
+damaged is passed over and named.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ import msgspec
 from cais.build.attest.debian import parse_apk, parse_dpkg
 from cais.build.attest.packages import NO_DISTRIBUTION, Distribution, Package
 from cais.build.attest.python import HEAD, METADATA, is_info_folder, parse_metadata
-from cais.build.attest.rpm import DATABASES, UNREAD, parse_rpm
+from cais.build.attest.rpm import DATABASES, parse_rpm
 from cais.build.tree import LayersTree, join, resolve
 from cais.errors import CaisError, Invalid
 from cais.store.layers.compare import list_below
@@ -67,9 +67,6 @@ class _Scan:
             self._take(text.encode(), parse_apk)
         for text in DATABASES:
             self._take(text.encode(), parse_rpm)
-        for text in UNREAD:
-            if self._read(text.encode(), 16) is not None:
-                self._note(f"/{text} is in Berkeley DB's format, which is not read")
         self._scan_python()
 
     def _scan_python(self) -> None:
@@ -139,7 +136,7 @@ class _Scan:
         node = self._tree.look(real) if real is not None else None
         if real is None or node is None or node.kind != REGULAR:
             return None
-        if node.size > limit and not cut and limit > 16:
+        if node.size > limit and not cut:
             self._note(f"/{path.decode('utf-8', 'backslashreplace')} is larger than {limit} bytes")
             return None
         data = bytearray()
