@@ -35,7 +35,7 @@ from cais.images.image import Image
 from cais.spec.digest import parse_digest
 from cais.spec.platform import Platform
 from harness.exporting import AMD64, ARM64, CREATED, Received, Yard, open_yard, pack
-from harness.rpm import BASH, rpm_sqlite
+from harness.rpm import BASH, rpm_header, rpm_ndb, rpm_sqlite
 
 pytestmark = pytest.mark.kernel
 
@@ -169,6 +169,36 @@ async def test_the_root_is_scanned_as_it_is_in_the_end(yard: Yard, tmp_path: Pat
     assert found.distribution == Distribution("debian", "12")
     assert "/var/lib/rpm/Packages is no database of rpm that is known" in found.notes
     assert any("evil.egg-info" in note and "cannot be" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("home", ["usr/lib/sysimage/rpm", "usr/share/rpm", "var/lib/rpm"])
+async def test_rpm_is_found_wherever_it_keeps_its_database(yard: Yard, home: str) -> None:
+    """Once, though the other places are links to it."""
+    files: dict[str, str | bytes] = {f"{home}/Packages.db": rpm_ndb(BASH)}
+    for other in {"usr/lib/sysimage/rpm", "usr/share/rpm", "var/lib/rpm"} - {home}:
+        files[other] = f"-> /{home}"
+    found = scan_layers(await yard.lowers(yard.result(pack(files)).layers, yard.lease))
+    assert [(one.name, one.version) for one in found.packages] == [("bash", "5.2-3.fc40")]
+    assert not found.notes
+
+
+async def test_of_several_databases_the_newest_format_counts(yard: Yard, tmp_path: Path) -> None:
+    """In one folder, if it can be read; each folder has its own. What did not count is named."""
+    vim, old = rpm_header({1000: "vim", 1001: "9"}), rpm_ndb(rpm_header({1000: "old", 1001: "1"}))
+    files: dict[str, str | bytes] = {
+        "var/lib/rpm/rpmdb.sqlite": rpm_sqlite(tmp_path / "db", BASH),
+        "var/lib/rpm/Packages.db": old,
+        "usr/share/rpm/rpmdb.sqlite": "SQLite format 3\0 no more",
+        "usr/share/rpm/Packages": rpm_ndb(vim),
+    }
+    found = scan_layers(await yard.lowers(yard.result(pack(files)).layers, yard.lease))
+    assert {(one.name, one.path) for one in found.packages} == {
+        ("bash", "var/lib/rpm/rpmdb.sqlite"),
+        ("vim", "usr/share/rpm/Packages"),
+    }
+    beside, damaged = sorted(found.notes)
+    assert beside == "/var/lib/rpm/Packages.db lies beside a newer database of rpm"
+    assert damaged.startswith("the database of rpm is damaged")
 
 
 async def test_an_sbom_is_the_same_every_time_and_whole(yard: Yard) -> None:

@@ -15,14 +15,10 @@ from cais.build.attest.berkeley import is_hash_file, read_hash_file
 from cais.build.attest.packages import Package, clip
 from cais.errors import Invalid
 
-DATABASES = (
-    "usr/lib/sysimage/rpm/rpmdb.sqlite",
-    "var/lib/rpm/rpmdb.sqlite",
-    "usr/lib/sysimage/rpm/Packages.db",
-    "var/lib/rpm/Packages.db",
-    "usr/lib/sysimage/rpm/Packages",
-    "var/lib/rpm/Packages",
-)
+FOLDERS = ("usr/lib/sysimage/rpm", "usr/share/rpm", "var/lib/rpm")
+"""Where distributions keep the database: where it went to, where those with OSTree have it, where it always was."""
+FILES = ("rpmdb.sqlite", "Packages.db", "Packages")
+"""In the order in which rpm looks for what it is not told (lib/backend/dbi.c): the later ones are older."""
 
 _NAME, _VERSION, _RELEASE, _EPOCH, _VENDOR = 1000, 1001, 1002, 1003, 1011
 _LICENSE, _URL, _ARCH, _SOURCE = 1014, 1020, 1022, 1044

@@ -11,7 +11,7 @@ import msgspec
 from cais.build.attest.debian import parse_apk, parse_dpkg
 from cais.build.attest.packages import NO_DISTRIBUTION, Distribution, Package
 from cais.build.attest.python import HEAD, METADATA, is_info_folder, parse_metadata
-from cais.build.attest.rpm import DATABASES, parse_rpm
+from cais.build.attest.rpm import FILES, FOLDERS, parse_rpm
 from cais.build.tree import LayersTree, join, resolve
 from cais.errors import CaisError, Invalid
 from cais.store.layers.compare import list_below
@@ -65,9 +65,23 @@ class _Scan:
                 self._take(place, lambda data, path: parse_dpkg(data, path, whole=True))
         for text in _APK:
             self._take(text.encode(), parse_apk)
-        for text in DATABASES:
-            self._take(text.encode(), parse_rpm)
+        self._scan_rpm()
         self._scan_python()
+
+    def _scan_rpm(self) -> None:
+        """One database of each folder, the first that can be read whole: rpm knows of one. Which folder it was told of
+        is not known here, so all are read that are not links to one another: rather too many than too few."""
+        seen = set()
+        for folder in FOLDERS:
+            real = self._resolve(folder.encode())
+            if real in seen:
+                continue
+            seen.add(real)
+            paths = [path for name in FILES if self._is_file(path := f"{folder}/{name}".encode())]
+            while paths and not self._take(paths.pop(0), parse_rpm):
+                pass
+            for path in paths:
+                self._note(f"/{path.decode()} lies beside a newer database of rpm")
 
     def _scan_python(self) -> None:
         for folder in self._info_folders():
@@ -98,15 +112,23 @@ class _Scan:
                 elif inner.count(b"/") < _MAX_DEPTH:
                     waiting.append(inner)
 
-    def _take(self, path: bytes, parse: Callable[[bytes, str], Iterator[Package]]) -> None:
+    def _take(self, path: bytes, parse: Callable[[bytes, str], Iterator[Package]]) -> bool:
+        """Whether all of it could be read."""
         data = self._read(path, _DATABASE_LIMIT)
         if data is None:
-            return
+            return False
         try:
             for package in parse(data, path.decode("utf-8", "backslashreplace")):
                 self._add(package)
         except Invalid as error:
             self._note(str(error))
+            return False
+        return True
+
+    def _is_file(self, path: bytes) -> bool:
+        real = self._resolve(path)
+        node = self._tree.look(real) if real is not None else None
+        return node is not None and node.kind == REGULAR
 
     def _add(self, package: Package) -> None:
         if not package.is_sound:
