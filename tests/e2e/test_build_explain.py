@@ -1,5 +1,6 @@
 """`cais build --explain` against a real engine: what it says of builds that changed in one thing."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -9,9 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import docker
+import docker.errors
 import pytest
 
 from cais import BuildError, Engine
+from harness.exporting import pack
+from harness.fileserver import serving
 from harness.live import SOURCES, LiveEngine
 
 DOCKERFILE = """FROM busybox
@@ -25,16 +30,17 @@ RUN --mount=type=bind,source=src,target=/s cat /s/a.py
 
 
 class Shell:
-    """Builds one folder, and reads what is said of it."""
+    """Builds one folder, or what is at a URL, and reads what is said of it."""
 
-    def __init__(self, engine: LiveEngine, context: Path) -> None:
+    def __init__(self, engine: LiveEngine, context: Path, url: str = "") -> None:
         self.engine = engine
         self.context = context
+        self.url = url
 
     def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """However it ends."""
         environment = {**os.environ, "PYTHONPATH": str(SOURCES), "CAIS_HOST": f"unix://{self.engine.socket}"}
-        command = [sys.executable, "-m", "cais", "build", *words, str(self.context)]
+        command = [sys.executable, "-m", "cais", "build", *words, self.url or str(self.context)]
         return subprocess.run(command, capture_output=True, env=environment, text=True, timeout=90)
 
     def explain(self, *words: str, code: int = 0) -> dict[str, tuple[bool, str]]:
@@ -102,6 +108,47 @@ def test_a_file_is_named_and_what_stands_on_it(shell: Shell) -> None:
     assert f"{line.partition(' ')[0]} [4/6] COPY src src" in done.stderr
     mount = next(line for line in done.stdout.splitlines() if "RUN --mount" in line)
     assert "src/a.py was a file, is a link" in mount and mount.endswith("its parent was made again")
+
+
+def test_builds_of_the_classic_door_are_compared_with(shell: Shell, client: docker.DockerClient) -> None:
+    """What is built under a name is the same thing, whoever asks: a file, an argument, and that nothing changed."""
+
+    def build(**arguments: str) -> None:
+        client.images.build(path=str(shell.context), tag="classic", rm=True, buildargs=arguments)
+
+    build()
+    assert not shell.misses("-t", "classic")
+    (shell.context / "src/b.py").write_text("other")
+    found = shell.misses("-t", "classic")
+    assert found["COPY4"] == "src/b.py changed"
+    assert found["RUN5"] == "its parent was made again"
+    build(VERSION="2")
+    found = shell.misses("-t", "classic", "--build-arg", "VERSION=3")
+    assert found["RUN5"] == "ARG VERSION was 2, is 3"
+    client.images.remove("classic")
+
+
+async def test_a_url_is_the_same_thing_at_both_doors(shell: Shell, client: docker.DockerClient) -> None:
+    """Though what is built from it has no name."""
+    async with serving(netns=shell.engine.netns.pid) as server:
+        server.files["/c.tar"] = pack(
+            {"Dockerfile": "FROM busybox\nCOPY a b /\n", "a": "1", "b": shell.context.name}
+        )
+        await asyncio.to_thread(client.images.build, path=server.url("/c.tar"))
+        server.files["/c.tar"] = pack(
+            {"Dockerfile": "FROM busybox\nCOPY a b /\n", "a": "2", "b": shell.context.name}
+        )
+        there = Shell(shell.engine, shell.context, server.url("/c.tar"))
+        assert await asyncio.to_thread(there.misses) == {"COPY2": "a changed"}
+
+
+def test_a_failure_at_the_classic_door_is_a_reason(shell: Shell, client: docker.DockerClient) -> None:
+    """So is that it did not come to a step."""
+    (shell.context / "Dockerfile").write_text(DOCKERFILE + "RUN exit 7\nRUN true\n")
+    with pytest.raises(docker.errors.BuildError):
+        client.images.build(path=str(shell.context), tag="failing")
+    found = shell.misses("-t", "failing", code=7)
+    assert found == {"RUN7": "it failed the last time", "RUN8": "the build before did not come to it"}
 
 
 def test_an_argument_is_shown_with_both_values(shell: Shell) -> None:

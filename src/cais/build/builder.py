@@ -11,6 +11,7 @@ from cais.build.context import Index
 from cais.build.dockerfile.lint import Finding
 from cais.build.dockerfile.scope import PROXY_ARGS, platform_args
 from cais.build.dockerfile.values import Arg, Dockerfile
+from cais.build.explain.watch import remote_origin, watch
 from cais.build.fetch.fetcher import Fetcher
 from cais.build.fetch.remote import RemoteInputs
 from cais.build.folder import Folders
@@ -186,7 +187,7 @@ class Builder:
                 planning.cancel()
                 await asyncio.gather(planning, return_exceptions=True)
             solver = build.solver(plan, index)
-            async with aclosing(self._tell(build, solver)) as events:
+            async with aclosing(self._tell_noted(build, solver, remote)) as events:
                 async for event in events:
                     yield event
             target = await build.write(build.finish(solver))
@@ -223,6 +224,19 @@ class Builder:
         async with self.open(request) as build:
             source = await build.read(TarInputs(context, build.folder, self.unpacker.workers))
             return source.file, await build.check(source, build.platforms[0])
+
+    async def _tell_noted(self, build: Build, solver: Solver, remote: str) -> AsyncGenerator[BuildEvent]:
+        """The same as ``_tell``; what the build was is noted for the next one, of whatever door, to be explained by."""
+        watching = watch(self.cache.notes, build, solver, remote_origin(remote) if remote else "")
+        watching.begin()
+        try:
+            async with aclosing(self._tell(build, solver)) as events:
+                async for event in events:
+                    yield event
+        except Exception:
+            await watching.end(solver)
+            raise
+        await watching.end(solver)
 
     async def _tell(self, build: Build, solver: Solver) -> AsyncGenerator[BuildEvent]:
         """Solve, and tell of the steps in the file's order, whatever order they are made in."""

@@ -40,6 +40,7 @@ from cais.build.context import Index
 from cais.build.debug import Debugger, Holds, StepHeld
 from cais.build.deliver import IMAGE, Delivery, check_orders
 from cais.build.explain.compare import Explained
+from cais.build.explain.watch import remote_origin
 from cais.build.fetch.remote import RemoteInputs
 from cais.build.folder import FolderInputs, Folders, open_folder
 from cais.build.inputs import MAIN, DockerfileText, Inputs, TarInputs
@@ -321,7 +322,7 @@ def origin_of(request: Request) -> str:
         case Folder() as folder:
             return f"{start}folder {folder.device} {folder.inode}"
         case Remote() as remote:
-            return f"{start}remote {remote.url}"
+            return f"{start}{remote_origin(remote.url)}"
     return start
 
 

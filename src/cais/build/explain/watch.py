@@ -36,6 +36,11 @@ def note_names(request: BuildRequest, plan: Plan, origin: str) -> list[str]:
     return [repr(parts) for parts in found]
 
 
+def remote_origin(url: str) -> str:
+    """The ``origin`` of a context that is fetched, whichever door it is asked for at."""
+    return f"remote {url}"
+
+
 def find_fates(solver: Solver, ops: Sequence[Op]) -> dict[str, Fate]:
     """What a solver that is prepared has found of each step."""
     return {op.key: _fate(solver, op) for op in ops}
