@@ -1,6 +1,7 @@
 """The packages that rpm has on record, whatever it keeps them in."""
 
 import struct
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,19 @@ def test_a_page_of_a_chain_holds_no_more_than_a_page() -> None:
     data[page(3, 22) : page(3, 24)] = struct.pack("<H", 500)
     with pytest.raises(Invalid, match="damaged: 1 of"):
         list(read_hash_file(bytes(data)))
+
+
+def test_a_header_takes_no_more_memory_than_it_is_long() -> None:
+    """Though every tag that there can be stands for the same text."""
+    entries = b"".join(struct.pack(">IIII", 2000 + number, 6, 0, 1) for number in range(20_000))
+    blob = struct.pack(">II", 20_000, 4096) + entries + b"x" * 4096
+    tracemalloc.start()
+    try:
+        assert parse_header(blob, "x") is not None
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(blob)
 
 
 @given(st.binary(max_size=200), st.integers(0, 60))

@@ -22,6 +22,7 @@ FILES = ("rpmdb.sqlite", "Packages.db", "Packages")
 
 _NAME, _VERSION, _RELEASE, _EPOCH, _VENDOR = 1000, 1001, 1002, 1003, 1011
 _LICENSE, _URL, _ARCH, _SOURCE = 1014, 1020, 1022, 1044
+_TEXTS = frozenset((_NAME, _VERSION, _RELEASE, _VENDOR, _LICENSE, _URL, _ARCH, _SOURCE))
 _INT32, _STRING, _I18N = 4, 6, 9
 _MAX_ENTRIES = 1 << 16
 _MAX_BLOB = 64 << 20
@@ -112,7 +113,8 @@ def parse_header(blob: bytes, path: str) -> Package | None:
     epoch = ""
     for number in range(count):
         tag, kind, offset, _ = _ENTRY.unpack_from(blob, 8 + number * _ENTRY.size)
-        if kind in (_STRING, _I18N) and offset < len(store) and tag not in texts:
+        # No others: tens of thousands of tags may stand for the same long text.
+        if tag in _TEXTS and kind in (_STRING, _I18N) and offset < len(store) and tag not in texts:
             end = store.find(b"\0", offset)
             texts[tag] = store[offset : end if end >= 0 else len(store)][:4096].decode("utf-8", "replace")
         elif tag == _EPOCH and kind == _INT32 and offset + 4 <= len(store):
