@@ -1,12 +1,13 @@
 """`cais build --explain` against a real engine: what it says of builds that changed in one thing."""
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import docker.errors
 import pytest
 
 from cais import BuildError, Engine
+from harness.clients import find_plugin
 from harness.exporting import pack
 from harness.fileserver import serving
 from harness.live import SOURCES, LiveEngine
@@ -128,15 +130,37 @@ def test_builds_of_the_classic_door_are_compared_with(shell: Shell, client: dock
     client.images.remove("classic")
 
 
-async def test_a_url_is_the_same_thing_at_both_doors(shell: Shell, client: docker.DockerClient) -> None:
+def build_by_docker_py(engine: LiveEngine, url: str) -> None:
+    """At the classic door."""
+    with contextlib.closing(docker.DockerClient(base_url=f"unix://{engine.socket}")) as client:
+        client.images.build(path=url)
+
+
+def build_by_buildx(engine: LiveEngine, url: str) -> None:
+    """At BuildKit's."""
+    plugin = find_plugin("docker-buildx")
+    if plugin is None:
+        pytest.skip("needs Docker's build plugin: set CAIS_DOCKER_PLUGINS to its folder")
+    environment = {
+        **os.environ,
+        "DOCKER_HOST": f"unix://{engine.socket}",
+        "DOCKER_CONFIG": str(engine.folder),
+    }
+    subprocess.run([plugin, "build", url], env=environment, check=True, capture_output=True, timeout=90)
+
+
+@pytest.mark.parametrize("build", [build_by_docker_py, build_by_buildx])
+async def test_a_url_is_the_same_thing_at_every_door(
+    shell: Shell, build: Callable[[LiveEngine, str], None]
+) -> None:
     """Though what is built from it has no name."""
     async with serving(netns=shell.engine.netns.pid) as server:
         server.files["/c.tar"] = pack(
-            {"Dockerfile": "FROM busybox\nCOPY a b /\n", "a": "1", "b": shell.context.name}
+            {"Dockerfile": "FROM busybox\nCOPY a b /\n", "a": "1", "b": build.__name__}
         )
-        await asyncio.to_thread(client.images.build, path=server.url("/c.tar"))
+        await asyncio.to_thread(build, shell.engine, server.url("/c.tar"))
         server.files["/c.tar"] = pack(
-            {"Dockerfile": "FROM busybox\nCOPY a b /\n", "a": "2", "b": shell.context.name}
+            {"Dockerfile": "FROM busybox\nCOPY a b /\n", "a": "2", "b": build.__name__}
         )
         there = Shell(shell.engine, shell.context, server.url("/c.tar"))
         assert await asyncio.to_thread(there.misses) == {"COPY2": "a changed"}

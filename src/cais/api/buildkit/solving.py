@@ -29,6 +29,7 @@ from cais.build.builder import Builder
 from cais.build.building import Build
 from cais.build.context import Index
 from cais.build.deliver import Delivery, check_orders
+from cais.build.explain.watch import remote_origin
 from cais.build.export.documents import CONFIG_DIGEST
 from cais.build.export.options import parse_bool
 from cais.build.fetch.remote import RemoteInputs
@@ -99,7 +100,8 @@ class Solving:
             }
             build.special = Special(self, build, session, inputs).find
             await self._open_imports(job, build, session)
-            solved = await Narrator(job.tell, build, self.builder).solve(source)
+            origin = remote_origin(build.origin) if build.origin else ""
+            solved = await Narrator(job.tell, build, self.builder, origin).solve(source)
         outcome = Outcome(uuid.uuid4().hex, build, solved, is_map=is_map(asked, attrs))
         job.outcomes[outcome.id] = outcome
         return outcome, {}
