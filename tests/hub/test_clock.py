@@ -46,6 +46,12 @@ class JumpingHub:
         before = self.log().count(" collected ")
         wait_until(lambda: self.log().count(" collected ") > before + count, "collections")
 
+    def offset(self, wire: Wire) -> float:
+        """How wrong it believes the time to be, from what it notes of a request."""
+        wire.ask("GET", "/v2/")
+        line = (self.live.root.parent / "hub.access").read_text().splitlines()[-1]
+        return float(json.loads(line)["at"]) - time.time()
+
     def cpu(self) -> float:
         """Seconds that it has computed for."""
         fields = Path(f"/proc/{self.live.pid}/stat").read_text().rpartition(")")[2].split()
@@ -69,6 +75,8 @@ def jumping_hub(root: Path, *words: str) -> Iterator[JumpingHub]:
         "FAKETIME_TIMESTAMP_FILE": str(file),
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        # Without this it ends waits by the monotonic clock at once, and threads that wait for their turn spin.
+        "FAKETIME_FORCE_MONOTONIC_FIX": "0",
         "NO_FAKE_STAT": "1",
     }
     with running_hub(root, *words, environment=environment) as live:
@@ -95,13 +103,9 @@ def wire(hub: JumpingHub) -> Iterator[Wire]:
 @needs_library
 def test_the_clock_jumps(hub: JumpingHub, wire: Wire) -> None:
     """The other tests would show nothing otherwise."""
-    years = []
-    for jump in (0, YEAR, -YEAR):
+    for jump in (0, YEAR, -YEAR, -DAY):
         hub.jump(jump)
-        wire.ask("GET", f"/v2/?{jump}")
-        line = (hub.live.root.parent / "hub.access").read_text().splitlines()[-1]
-        years.append(round((json.loads(line)["at"] - os.stat(hub.file).st_mtime) / YEAR))
-    assert years == [0, 1, -1]
+        assert abs(hub.offset(wire) - jump) < 60
 
 
 @needs_library
@@ -163,13 +167,13 @@ def test_rules_of_age_wait(hub: JumpingHub, wire: Wire) -> None:
 
 @needs_library
 def test_it_does_not_spin(hub: JumpingHub, wire: Wire) -> None:
-    """Whatever the time, most of it is spent waiting, though it collects ten times a second."""
+    """Whatever the time, it spends it waiting, though it collects ten times a second."""
     Repository(wire, "team/app").push_image("1")
     for jump in JUMPS:
         hub.jump(jump)
         used, began = hub.cpu(), time.monotonic()
         hub.collect(9)  # a second at least
-        assert hub.cpu() - used < 0.8 * (time.monotonic() - began), jump
+        assert hub.cpu() - used < 0.5 * (time.monotonic() - began), jump
 
 
 def ask_as(wire: Wire, path: str, headers: dict[str, str]) -> int:
