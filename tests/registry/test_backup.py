@@ -1,5 +1,6 @@
 """Backups: whole and consistent whatever goes on meanwhile, and what is restored is what was backed up."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -164,6 +165,21 @@ def test_a_collection_in_the_middle_takes_nothing(
         patch.setattr(os, "link", collect_first)
         assert backup(served.root, tmp_path / "copy").missing == {}
     assert blob(tmp_path / "copy", b"loose").read_bytes() == b"loose"
+
+
+def test_a_blob_that_is_replaced_while_it_is_linked(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a push of what is here already: Linux finds the old file without a name left, and links nothing."""
+
+    def replaced(source: Path, *_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", replaced)
+        done = backup(served.root, tmp_path / "copy")
+    assert not done.missing and done.copied == done.blobs == 4
+    assert read_all(tmp_path / "copy") == read_all(served.root)
 
 
 def test_no_blob_goes_while_a_backup_reads(served: Served) -> None:

@@ -288,7 +288,10 @@ def try_link(source: Path, target: Path) -> bool:
     try:
         os.link(source, target, follow_symlinks=False)
     except FileNotFoundError:
-        raise
+        # The kernel says so too of a file that is being replaced by its like: a blob that is pushed once more.
+        if not source.exists():
+            raise
+        return False
     except OSError:
         return False
     return True
