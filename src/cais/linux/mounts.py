@@ -5,9 +5,12 @@ place is named by a descriptor too, so that no path is walked twice (CVE-2021-30
 
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from cais.linux.syscalls import (
     AT_FDCWD,
+    CLONE_NEWNS,
     SYS_FSCONFIG,
     SYS_FSMOUNT,
     SYS_FSOPEN,
@@ -16,6 +19,8 @@ from cais.linux.syscalls import (
     SYS_OPEN_TREE,
     check,
     prototype,
+    setns,
+    unshare,
 )
 
 ATTR_RDONLY = 0x01
@@ -116,3 +121,21 @@ def detach(path: str) -> None:
 def make_shared(path: str) -> None:
     """Make every mount below ``path`` a peer of its copies in later namespaces."""
     check(_call_mount(None, os.fsencode(path), None, MS_SHARED | _MS_REC, None), path)
+
+
+@contextmanager
+def own_mounts() -> Iterator[None]:
+    """A mount namespace of this thread's own for the time of the block: a copy of the caller's, in which nothing that
+    is mounted reaches anybody else. It ends with the block unless somebody keeps a descriptor of it."""
+    home, folder = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC), os.open(".", os.O_PATH)
+    try:
+        unshare(CLONE_NEWNS)  # also from the other threads' working folder: ours may change
+        try:
+            make_private("/", slave=False)
+            yield
+        finally:
+            setns(home, CLONE_NEWNS, "mount namespace")
+            os.fchdir(folder)
+    finally:
+        os.close(home)
+        os.close(folder)

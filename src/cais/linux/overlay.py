@@ -4,8 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from cais.linux.mounts import clone_tree, make_file_system, make_private, mount_over
-from cais.linux.syscalls import CLONE_NEWNS, setns, unshare
+from cais.linux.mounts import clone_tree, make_file_system, mount_over, own_mounts
 
 _ONE_BY_ONE = (6, 5)
 """The kernel that first took layers one by one (``lowerdir+``), whatever bytes a path holds, and 500 of them."""
@@ -26,18 +25,8 @@ def make_overlay_at_once(lower: Sequence[str], upper: str, work: str, options: S
     """The same on older kernels, which want all layers in one option. Of that fsconfig(2) takes 255 bytes, which is two
     layers, and mount(2) a page: room for 500 that go by short names. Those, and the mount before it is copied, stand in
     a mount namespace that ends with this call."""
-    home, folder = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC), os.open(".", os.O_PATH)
-    try:
-        unshare(CLONE_NEWNS)  # also from the other threads' working folder: ours may change
-        try:
-            make_private("/", slave=False)
-            return _mount_staged(lower, upper, work, options)
-        finally:
-            setns(home, CLONE_NEWNS, "mount namespace")
-            os.fchdir(folder)
-    finally:
-        os.close(home)
-        os.close(folder)
+    with own_mounts():
+        return _mount_staged(lower, upper, work, options)
 
 
 def _mount_staged(lower: Sequence[str], upper: str, work: str, options: Sequence[str]) -> int:
