@@ -78,7 +78,7 @@ class _Walk:
 
     def __init__(self, root: int) -> None:
         self._here = os.open(".", _FOLDER, dir_fd=root)
-        self._mount = _mount_id(self._here)
+        self._mount = mount_id(self._here)
         self._links: dict[tuple[int, int], str] = {}
 
     def run(self) -> Iterator[bytes]:
@@ -131,7 +131,7 @@ class _Walk:
 
     def _is_ours(self, fd: int) -> bool:
         """Is it on the mount we walk? Devices do not tell: a bind mount of the same file system has the same."""
-        return _mount_id(fd) == self._mount
+        return mount_id(fd) == self._mount
 
     def _entry(self, name: str, path: str, found: os.stat_result) -> Iterator[bytes]:
         info = tarfile.TarInfo(path)
@@ -227,7 +227,7 @@ def _lstat(name: str, folder: int) -> os.stat_result | None:
         return None
 
 
-def _mount_id(fd: int) -> int:
+def mount_id(fd: int) -> int:
     """The mount a descriptor lies on (proc_pid_fdinfo(5))."""
     info = os.open(f"/proc/self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)
     try:

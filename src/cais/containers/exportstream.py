@@ -26,8 +26,13 @@ async def export_root(record: Record, snapshots: Snapshots, driver: Driver) -> A
 
 
 async def _open_root(record: Record, snapshots: Snapshots, driver: Driver) -> int:
-    if not record.state.live:
-        return await asyncio.to_thread(open_stopped_root, snapshots.mounts(record.id))
+    if record.state.live:
+        return await open_live_root(record, driver)
+    return await asyncio.to_thread(open_stopped_root, snapshots.mounts(record.id))
+
+
+async def open_live_root(record: Record, driver: Driver) -> int:
+    """A descriptor of the root as the running container sees it; the caller closes it. Raises Unavailable."""
     try:
         process = os.open(f"/proc/{record.state.pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -289,7 +289,7 @@ def _default_mount(mount: Mount, record: Record) -> Mount:
 
 def _user_mounts(record: Record, around: Surroundings) -> list[Mount]:
     host = record.host
-    mounts = [_point_mount(point) for point in record.mounts]
+    mounts = [point_mount(point) for point in record.mounts]
     taken = {mount.destination for mount in mounts}
     options = ("rbind", "rro", "rprivate") if host.readonly_rootfs else ("rbind", "rprivate")
     for name in ("resolv.conf", "hostname", "hosts"):
@@ -323,7 +323,8 @@ def _shared_memory(mode: str, pids: Mapping[str, int]) -> str:
     return f"/proc/{pids[donor]}/root/dev/shm" if donor else ""
 
 
-def _point_mount(point: MountPoint) -> Mount:
+def point_mount(point: MountPoint) -> Mount:
+    """One mount that was asked for, in the specification's words."""
     if point.type == "tmpfs":
         return Mount(
             destination=point.destination, type="tmpfs", source="tmpfs", options=tmpfs_words(point.options)

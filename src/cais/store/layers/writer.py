@@ -143,7 +143,7 @@ class LayerWriter:
             elif entry.size:
                 self._stream.send(entry.size, lambda part: os.write(fd, part))
             self._set_attributes(fd, entry)
-            time = _clamp(entry.mtime_ns)
+            time = clamp_time(entry.mtime_ns)
             os.utime(fd, ns=(time, time))
         finally:
             os.close(fd)
@@ -159,7 +159,7 @@ class LayerWriter:
         if entry.uid or entry.gid or self._chown_all or entry.kind == tar.FOLDER:
             os.fchown(fd, entry.uid, entry.gid)
         if entry.xattrs:  # after chown, which clears file capabilities
-            _set_xattrs(fd, entry.xattrs)
+            set_xattrs(fd, entry.xattrs)
         os.fchmod(fd, entry.mode)  # after chown, which clears setuid and setgid
 
     def _make_symlink(self, entry: Entry, parent: Folder, name: bytes) -> None:
@@ -192,10 +192,10 @@ class LayerWriter:
         if entry.xattrs:
             # The magic link leads to the open folder itself, and the last component is not followed.
             path = os.path.join(f"/proc/self/fd/{parent.fd}".encode(), name)
-            _set_xattrs(path, entry.xattrs)
+            set_xattrs(path, entry.xattrs)
         if entry.kind != tar.SYMLINK:
             os.chmod(name, entry.mode, dir_fd=parent.fd)  # it was made just now, so it is no symlink
-        time = _clamp(entry.mtime_ns)
+        time = clamp_time(entry.mtime_ns)
         os.utime(name, ns=(time, time), dir_fd=parent.fd, follow_symlinks=False)
 
     def _make_link(self, entry: Entry, parent: Folder, name: bytes) -> None:
@@ -246,7 +246,7 @@ class LayerWriter:
                 del tree.whiteouts[path]
         for path, mtime_ns in self.folder_times.items():
             if parent := self._find_folder(path):
-                time = _clamp(mtime_ns)
+                time = clamp_time(mtime_ns)
                 name = path.rpartition(b"/")[2] or b"."
                 os.utime(name, ns=(time, time), dir_fd=parent.fd, follow_symlinks=False)
 
@@ -293,13 +293,14 @@ def _clean_parts(path: bytes) -> bytes:
     return b"/".join(parts)
 
 
-def _clamp(time_ns: int) -> int:
+def clamp_time(time_ns: int) -> int:
+    """The nearest time that every file system can keep."""
     return (
         max(-(2**31), min(time_ns // 1_000_000_000, _MAX_SECONDS)) * 1_000_000_000 + time_ns % 1_000_000_000
     )
 
 
-def _set_xattrs(target: int | bytes, xattrs: dict[str, bytes]) -> None:
+def set_xattrs(target: int | bytes, xattrs: dict[str, bytes]) -> None:
     """Set them, but drop overlayfs's own: with those a layer could redirect a folder, or hide and uncover others."""
     for name, value in xattrs.items():
         if name.startswith(("trusted.", "user.overlay.")):
