@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 
 from cais.containers.export import open_running_root, open_stopped_root, walk_tar
 from cais.containers.record import Record
@@ -18,7 +18,7 @@ async def export_root(record: Record, snapshots: Snapshots, driver: Driver) -> A
     """The tar of the container's root. Raises ``Unavailable`` when it ends while its root is opened."""
     root = await _open_root(record, snapshots, driver)
     try:
-        pieces = _gather(walk_tar(root))
+        pieces = gather(walk_tar(root))
         while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
             yield piece
     finally:
@@ -46,7 +46,8 @@ async def open_live_root(record: Record, driver: Driver) -> int:
         os.close(process)
 
 
-def _gather(parts: Iterator[bytes]) -> Iterator[bytes]:
+def gather(parts: Iterator[bytes]) -> Generator[bytes, None, None]:
+    """``parts`` in pieces of some size; closing it closes nothing else."""
     waiting: list[bytes] = []
     size = 0
     for part in parts:

@@ -46,7 +46,7 @@ _PATH_FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _SPARSE_FROM = 64 << 10
 """Bytes of holes from which a file is stored as its data only."""
-_KINDS = {
+KINDS = {
     stat.S_IFREG: tar.REGULAR,
     stat.S_IFDIR: tar.FOLDER,
     stat.S_IFLNK: tar.SYMLINK,
@@ -151,7 +151,7 @@ class _Diff:
 
     def _visit(self, name: bytes, path: bytes, found: os.stat_result) -> Iterator[bytes]:
         kind = stat.S_IFMT(found.st_mode)
-        if kind not in _KINDS or is_whiteout(found) or self._is_stub(path, found):
+        if kind not in KINDS or is_whiteout(found) or self._is_stub(path, found):
             return  # a device 0:0 (on plain copies a container can make one) has no place in a layer
         if name.startswith(_WHITEOUT):
             raise Invalid(f"the name {show(path)} would delete a file in a layer: rename it before")
@@ -236,7 +236,7 @@ class _Diff:
                 return
         member = Member(
             path,
-            _KINDS[stat.S_IFMT(found.st_mode)],
+            KINDS[stat.S_IFMT(found.st_mode)],
             stat.S_IMODE(found.st_mode),
             found.st_uid,
             found.st_gid,
@@ -256,7 +256,7 @@ class _Diff:
     def _member(self, path: bytes, found: os.stat_result, fd: int) -> Member:
         return Member(
             path,
-            _KINDS[stat.S_IFMT(found.st_mode)],
+            KINDS[stat.S_IFMT(found.st_mode)],
             stat.S_IMODE(found.st_mode),
             found.st_uid,
             found.st_gid,
