@@ -1,8 +1,9 @@
 """The shapes of answers: JSON in one write, streams of JSON lines, streams of bytes, empty."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
@@ -24,6 +25,8 @@ COMMON_HEADERS = {
     "Server": f"Cais/{ENGINE_VERSION} (linux)",
 }
 """On every answer; clients read the engine's version and system from them."""
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 _JSON_HEADERS = {**COMMON_HEADERS, "Content-Type": JSON}
 
@@ -53,10 +56,12 @@ def empty_reply(status: int = 204) -> web.Response:
     return web.Response(status=status, headers=COMMON_HEADERS)
 
 
-async def start_stream(call: Call, content_type: str = JSON) -> web.StreamResponse:
+async def start_stream(
+    call: Call, content_type: str = JSON, headers: Mapping[str, str] = NO_HEADERS
+) -> web.StreamResponse:
     """Send status and headers now; the body follows in chunks. The docker CLI waits for these headers of
     ``wait`` before it starts the container."""
-    reply = web.StreamResponse(headers={**COMMON_HEADERS, "Content-Type": content_type})
+    reply = web.StreamResponse(headers={**COMMON_HEADERS, **headers, "Content-Type": content_type})
     reply.enable_chunked_encoding()
     await reply.prepare(call.request)
     return reply
@@ -86,7 +91,9 @@ async def stream_json(
     return reply
 
 
-async def stream_bytes(call: Call, parts: AsyncIterator[bytes], content_type: str) -> web.StreamResponse:
+async def stream_bytes(
+    call: Call, parts: AsyncIterator[bytes], content_type: str, headers: Mapping[str, str] = NO_HEADERS
+) -> web.StreamResponse:
     """Bytes as they come. An error before the first part is an ordinary error answer; after it the connection
     is cut, so that the client cannot take a part for the whole."""
     reply: web.StreamResponse | None = None
@@ -94,14 +101,14 @@ async def stream_bytes(call: Call, parts: AsyncIterator[bytes], content_type: st
         async with closing_parts(parts):
             async for part in parts:
                 if reply is None:
-                    reply = await start_stream(call, content_type)
+                    reply = await start_stream(call, content_type, headers)
                 await reply.write(part)
     except Exception:
         if reply is not None:
             call.connection.force_close()
         raise
     if reply is None:
-        reply = await start_stream(call, content_type)
+        reply = await start_stream(call, content_type, headers)
     await reply.write_eof()
     return reply
 

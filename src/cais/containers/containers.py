@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ import msgspec
 from cais.config import Config
 from cais.containers import top
 from cais.containers.ahead import Ahead
+from cais.containers.archive import Archives
+from cais.containers.archivepath import PathStat
+from cais.containers.changes import Change
 from cais.containers.check import Checker, Leaky
 from cais.containers.commit import CommitImages, Commits, CommitWish
 from cais.containers.create import Creator, Wish
@@ -96,6 +99,7 @@ class Containers:
         self._execs = Execs(self._rooms, self._fleet)
         self._commits = Commits(self._rooms, self._fleet, self._life)
         self._updater = Updater(self._rooms, self._fleet)
+        self._archives = Archives(self._rooms, self._fleet)
 
     async def restore(self) -> None:
         """Once, after ``driver`` is open and the networks are started: adopt what runs, put on record what ended
@@ -292,6 +296,20 @@ class Containers:
     async def update(self, text: str, update: ResourceUpdate) -> Warnings:
         """Other limits, another restart policy. Raises Invalid, Conflict."""
         return await self._updater.update(self._fleet.find(text), update)
+
+    # Files
+
+    async def stat_path(self, text: str, path: str) -> PathStat:
+        """What stands at a path of it. Raises NotFound, Invalid."""
+        return await self._archives.stat(self._fleet.find(text), text, path)
+
+    async def read_path(self, text: str, path: str) -> tuple[PathStat, AsyncIterator[bytes]]:
+        """The same, and a tar of it. Raises NotFound, Invalid, Conflict."""
+        return await self._archives.read(self._fleet.find(text), text, path)
+
+    async def changes(self, text: str) -> Sequence[Change]:
+        """What it changed of its image's files. Raises Conflict."""
+        return await self._archives.changes(self._fleet.find(text), text)
 
     # Streams
 

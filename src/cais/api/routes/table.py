@@ -1,6 +1,7 @@
 """All routes of the engine."""
 
 from cais.api.router import Route
+from cais.api.routes.archive import ArchiveRoutes
 from cais.api.routes.budget import BudgetRoutes
 from cais.api.routes.build import BuildRoutes
 from cais.api.routes.buildkit import BuildkitRoutes
@@ -30,6 +31,7 @@ def make_routes(services: Services) -> list[Route]:
         *ImageRoutes(services).routes(),
         *RegistryRoutes(services).routes(),
         *ContainerRoutes(services).routes(),
+        *ArchiveRoutes(services).routes(),
         *CommitRoutes(services).routes(),
         *BudgetRoutes(services).routes(),
         *BuildRoutes(services).routes(),
