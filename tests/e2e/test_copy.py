@@ -3,6 +3,8 @@
 import io
 import os
 import re
+import select
+import socket
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 
 import docker
 import pytest
+
+from harness.live import LiveEngine
 
 Cli = Any
 
@@ -85,3 +89,126 @@ def test_docker_py_reads(client: docker.DockerClient) -> None:
     assert (found["name"], found["linkTarget"]) == ("passwd", "") and found["size"] > 10
     assert container.diff() is None
     container.remove()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder of the client's with a file, a folder, and a link to a file."""
+    tree = tmp_path / "source"
+    (tree / "d").mkdir(parents=True)
+    (tree / "d/x").write_text("deep\n")
+    (tree / "f").write_text("hi\n")
+    (tree / "f").chmod(0o751)
+    os.chown(tree / "f", 55, 66)
+    (tree / "l").symlink_to("f")
+    return tree
+
+
+@pytest.mark.parametrize("state", ["running", "ended", "new"])
+def test_copies_in(cli: Cli, box: str, source: Path, state: str) -> None:
+    """A folder to a new name and into one that is there, what is in it, a file, links; whatever the container does."""
+    if state == "ended":
+        cli.run("kill", box)
+    elif state == "new":
+        cli.run("rm", "-f", box)
+        cli.run("create", "--name", box, "busybox", "sleep", "1000")
+    for words in (
+        (f"{source}", f"{box}:/new"),
+        (f"{source}", f"{box}:/tmp"),
+        (f"{source}/.", f"{box}:/root"),
+        (f"{source}/f", f"{box}:/renamed"),
+        (f"{source}/l", f"{box}:/tmp"),
+        ("-L", f"{source}/l", f"{box}:/followed"),
+    ):
+        cli.run("cp", *words)
+    if state != "running":
+        cli.run("start", box)
+    script = (
+        "cd /; find new tmp root | sort; cat followed renamed; stat -c '%u:%g %a' renamed; readlink tmp/l"
+    )
+    found = cli.text("exec", box, "sh", "-c", script).split("\n")
+    inner = ["/d", "/d/x", "/f", "/l"]
+    expected = ["new", *(f"new{name}" for name in inner), "root", *(f"root{name}" for name in inner)]
+    expected += ["tmp", "tmp/l", "tmp/source", *(f"tmp/source{name}" for name in inner)]
+    assert found == [*expected, "hi", "hi", "55:66 751", "f"]
+
+
+def test_to_the_containers_user(cli: Cli, box: str, source: Path) -> None:
+    """With -a everything becomes the user's that the container runs as."""
+    cli.run("create", "--name", f"{box}-2", "--user", "nobody", "busybox")
+    cli.run("cp", "-a", str(source / "f"), f"{box}-2:/tmp/f")
+    with tarfile.open(fileobj=io.BytesIO(cli.run("cp", f"{box}-2:/tmp/f", "-").stdout)) as tar:
+        assert (tar.getmember("f").uid, tar.getmember("f").gid) == (65534, 65534)
+    cli.run("rm", f"{box}-2")
+
+
+def test_a_tar_on_stdin(cli: Cli, box: str) -> None:
+    """``-`` is unpacked where it is sent to; a large one passes through in pieces."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        entry = tarfile.TarInfo("big")
+        entry.size = 30 << 20
+        tar.addfile(entry, io.BytesIO(os.urandom(1 << 20) * 30))
+    cli.run("cp", "-", f"{box}:/tmp", stdin=buffer.getvalue())
+    assert cli.text("exec", box, "stat", "-c", "%s", "/tmp/big") == str(30 << 20)
+
+
+@pytest.mark.parametrize(
+    ("from_where", "to_where", "words"),
+    [
+        ("f", "/no/x", "Could not find the file /no in container"),
+        ("d", "/etc/passwd", "cannot copy directory"),
+        ("f", "/fixed/f", "mounted volume is marked read-only"),
+    ],
+)
+def test_places_that_cannot_be(
+    cli: Cli, box: str, source: Path, from_where: str, to_where: str, words: str
+) -> None:
+    """dockerd's words, or the client's own, which come of what the engine said of the place."""
+    cli.run("create", "--name", f"{box}-2", "-v", f"{source}:/fixed:ro", "busybox")
+    run = cli.run("cp", str(source / from_where), f"{box}-2:{to_where}", check=False)
+    cli.run("rm", f"{box}-2")
+    assert run.returncode == 1 and words in run.stderr.decode()
+    assert (source / "f").read_text() == "hi\n"
+
+
+def test_read_only_root(cli: Cli, box: str, source: Path) -> None:
+    """Refused, running or not, but for a volume."""
+    cli.run("create", "--name", f"{box}-2", "--read-only", "-v", "/data", "busybox", "sleep", "1000")
+    for _ in range(2):
+        run = cli.run("cp", str(source / "f"), f"{box}-2:/tmp/f", check=False)
+        assert b"container rootfs is marked read-only" in run.stderr
+        cli.run("cp", str(source / "f"), f"{box}-2:/data/f")
+        cli.run("start", f"{box}-2")
+    assert cli.text("exec", f"{box}-2", "cat", "/data/f") == "hi"
+    cli.run("rm", "-fv", f"{box}-2")
+
+
+def test_docker_py_writes(client: docker.DockerClient) -> None:
+    """put_archive unpacks; what is no tar is refused with a message."""
+    container = client.containers.create("busybox", ["true"])
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("x"))
+    assert container.put_archive("/tmp", buffer.getvalue())
+    assert container.diff() == [{"Path": "/tmp", "Kind": 0}, {"Path": "/tmp/x", "Kind": 1}]
+    with pytest.raises(docker.errors.APIError, match="tar header"):
+        container.put_archive("/tmp", b"no tar" * 200)
+    with pytest.raises(docker.errors.NotFound, match="Could not find the file /nope"):
+        container.put_archive("/nope", buffer.getvalue())
+    container.remove()
+
+
+def test_a_refusal_while_the_client_still_sends(engine: LiveEngine, client: docker.DockerClient) -> None:
+    """It comes when the client has sent all: one that is sending reads no answer, and finds the connection broken."""
+    container = client.containers.create("busybox", ["true"])
+    target = f"/containers/{container.id}/archive?path=/nope".encode()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(engine.socket))
+        connection.sendall(b"PUT %b HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: chunked\r\n\r\n" % target)
+        connection.sendall(b"200\r\n" + bytes(512) + b"\r\n")
+        early, _, _ = select.select([connection], [], [], 0.3)
+        connection.sendall(b"0\r\n\r\n")
+        answer = connection.recv(1 << 16)
+    container.remove()
+    assert not early and answer.startswith(b"HTTP/1.1 404 ") and b"Could not find the file /nope" in answer

@@ -3,18 +3,22 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 _PROGRAM = """
-import os, sys
+import os, random, sys
 from cais.linux.syscalls import AT_FDCWD, check, prototype
 rename = prototype("renameat2", "isisu")
 first, second = map(os.fsencode, sys.argv[1:])
 print("ready", flush=True)
 while True:
     check(rename(AT_FDCWD, first, AT_FDCWD, second, 2), "exchange")
+    for _ in range(random.randrange(3000)):
+        pass  # both states last a moment, but never equally long: who is raced must win sometimes
 """
 
 
@@ -31,3 +35,13 @@ def exchanging(first: Path, second: Path) -> Iterator[None]:
             assert process.poll() is None, "the exchange ended by itself"
         finally:
             process.kill()
+
+
+def attempts(won: Sized, least: int = 300, seconds: float = 30) -> Iterator[int]:
+    """Rounds of a race: ``least`` of them, and as many more as it takes until something is in ``won``."""
+    deadline = time.monotonic() + seconds
+    for number in count():
+        if number >= least and won:
+            return
+        assert time.monotonic() < deadline, "the race was never won"
+        yield number

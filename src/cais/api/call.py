@@ -1,10 +1,12 @@
 """One API call: what a route's function reads from the request."""
 
+import asyncio
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qs, unquote
 
 import msgspec
-from aiohttp import StreamReader, web
+from aiohttp import ClientError, StreamReader, web
 
 from cais.api.connection import Connection
 from cais.api.version import Version
@@ -13,6 +15,8 @@ from cais.spec.container import parse_body
 
 JSON_LIMIT = 4 << 20
 """Bytes of a JSON body; a create request of Docker's largest clients is a few kilobytes."""
+
+_DISCARD_SECONDS = 10.0
 
 S = TypeVar("S")
 
@@ -108,6 +112,14 @@ class Call:
                 raise Invalid(f"request body is larger than {limit} bytes")
             parts.append(part)
         return b"".join(parts)
+
+    async def discard(self) -> None:
+        """Drop what is left of the body, as far as it comes soon: a client that is still sending when the connection
+        is closed reads no answer."""
+        with suppress(TimeoutError, OSError, ClientError):
+            async with asyncio.timeout(_DISCARD_SECONDS):
+                while await self.request.content.readany():
+                    continue
 
     async def body(self, kind: type[S]) -> S:
         """The JSON body as ``kind``; an absent body is an empty object. Raises ``Invalid`` naming the

@@ -30,6 +30,9 @@ STATUS: dict[type[BaseException], int] = {
 _DOCKER_CAPITALS = ("no such container", "no such image", "no such exec instance", "conflict. ", "container ")
 """Beginnings that dockerd writes with a capital letter and that scripts look for."""
 
+_DOCKER_SMALL = ("container rootfs ",)
+"""And those of them that it does not."""
+
 
 def status_of(error: BaseException) -> int:
     """The HTTP status of ``error``: its nearest class in the table, 500 for all else."""
@@ -42,7 +45,7 @@ def status_of(error: BaseException) -> int:
 def message_of(error: BaseException) -> str:
     """The text for the client, spelled as dockerd spells it."""
     text = explain_full(error) if is_full(error) else str(error) or type(error).__name__
-    if text.startswith(_DOCKER_CAPITALS):
+    if text.startswith(_DOCKER_CAPITALS) and not text.startswith(_DOCKER_SMALL):
         return text[0].upper() + text[1:]
     return text
 

@@ -1,4 +1,4 @@
-"""Copies out of containers and what they changed, from the event loop: which root to open, and who waits for whom."""
+"""Copies from and to containers and what they changed, from the event loop: which root, and who waits for whom."""
 
 import asyncio
 import os
@@ -7,13 +7,17 @@ from collections.abc import AsyncIterator, Generator
 from cais.containers.archivepath import PathStat
 from cais.containers.archiveread import read_path, stat_path
 from cais.containers.archiveroot import mount_root, plan_places
+from cais.containers.archivewrite import CopyWish, Target, extract
 from cais.containers.changes import Change, list_changes, make_source
 from cais.containers.exportstream import gather, open_live_root
 from cais.containers.fleet import Fleet, Live
+from cais.containers.lifecycle import Lifecycle
 from cais.containers.mountspec import clean
 from cais.containers.options import shared_with
-from cais.containers.record import DEAD, REMOVING
+from cais.containers.pulled import Pulled
+from cais.containers.record import DEAD, REMOVING, Record
 from cais.containers.services import Rooms
+from cais.containers.sources import ensure_source
 from cais.errors import Conflict
 from cais.store.layers.diff import DiffSource
 
@@ -21,9 +25,10 @@ from cais.store.layers.diff import DiffSource
 class Archives:
     """Copies and differences of all containers."""
 
-    def __init__(self, rooms: Rooms, fleet: Fleet) -> None:
+    def __init__(self, rooms: Rooms, fleet: Fleet, life: Lifecycle) -> None:
         self._rooms = rooms
         self._fleet = fleet
+        self._life = life
 
     async def stat(self, live: Live, name: str, path: str) -> PathStat:
         """What stands at ``path``. Raises NotFound, Invalid, Conflict."""
@@ -44,6 +49,62 @@ class Archives:
             raise
         self._fleet.publish(live, "archive-path")
         return found, _pieces(root, parts)
+
+    async def write(self, live: Live, name: str, wish: CopyWish, body: AsyncIterator[bytes]) -> None:
+        """Unpack the tar ``body``. Raises NotFound, Invalid, Conflict, Unavailable; what was written before stays."""
+        async with live.lock:
+            self._check(live, name)
+            if not live.state.live:
+                # The lock is kept: a start in between would mount a second overlay over the same folders.
+                await self._write_stopped(live, name, wish, body)
+                self._fleet.publish(live, "extract-to-dir")
+                return
+            root = await open_live_root(live.record, self._rooms.driver)
+            ended = self._life.wait_stopped(live)
+            work = asyncio.create_task(self._extract(root, live.record, name, wish, body))
+            live.copies.add(work)
+            work.add_done_callback(live.copies.discard)
+        try:
+            await asyncio.wait((work, ended), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise Conflict(f"container {name} ended while it was copied to")
+            await work
+        finally:
+            ended.cancel()
+            if not work.done():
+                work.cancel()
+                await asyncio.wait((work,))
+        self._fleet.publish(live, "extract-to-dir")
+
+    async def _write_stopped(self, live: Live, name: str, wish: CopyWish, body: AsyncIterator[bytes]) -> None:
+        record = live.record
+        for point in record.mounts:
+            ensure_source(point)
+        root = await asyncio.to_thread(
+            mount_root,
+            self._rooms.snapshots.mounts(live.id),
+            plan_places(record, self._etc(live)),
+            writable=True,
+            readonly=record.host.readonly_rootfs,
+        )
+        await self._extract(root, record, name, wish, body)
+
+    async def _extract(
+        self, root: int, record: Record, name: str, wish: CopyWish, body: AsyncIterator[bytes]
+    ) -> None:
+        """In a thread, which is over when this is; closes ``root``."""
+        loop = asyncio.get_running_loop()
+        pulled = Pulled(body, loop)
+        work = loop.run_in_executor(None, extract, Target(root, name, record.config.user), wish, pulled)
+        try:
+            await asyncio.shield(work)
+        finally:
+            if not work.done():
+                pulled.stop()
+                await asyncio.wait([work])
+                work.exception()  # that it was stopped is no news
+            os.close(root)
+            await pulled.settle()
 
     async def changes(self, live: Live, name: str) -> list[Change]:
         """What differs from the image. Raises Conflict when the container moves folders meanwhile."""

@@ -7,6 +7,7 @@ import msgspec
 
 from cais.containers.mountspec import clean
 from cais.errors import Invalid
+from cais.store.layers.tree import show
 
 _GO_KINDS = {
     stat.S_IFDIR: 1 << 31,
@@ -57,3 +58,24 @@ def go_mode(mode: int) -> int:
         if mode & bit:
             found |= theirs
     return found
+
+
+def inner_path(name: bytes) -> bytes:
+    """A member's place below the folder that a tar is unpacked into, empty for that folder. Absolute names count from
+    there. Raises Invalid, in Docker's words, for a name that climbs out."""
+    return _stay_inside(name, "entry name")
+
+
+def inner_target(link: bytes) -> bytes:
+    """The same for what a hard link names, which is no folder."""
+    path = _stay_inside(link, "hardlink target")
+    if not path:
+        raise Invalid(f'invalid hardlink target "{show(link)}"')
+    return path
+
+
+def _stay_inside(name: bytes, what: str) -> bytes:
+    path = posixpath.normpath(name.lstrip(b"/") or b".")
+    if path == b".." or path.startswith(b"../") or b"\0" in path:
+        raise Invalid(f'invalid {what} "{show(name)}"')
+    return b"" if path == b"." else path

@@ -140,8 +140,3 @@ def _open_target(root: int, path: str, is_folder: bool, *, make: bool) -> int:
         else:
             os.close(os.open(name, _NEW_FILE, 0o644, dir_fd=parent))
     return openat2(root, path, _PLACE, INSIDE)
-
-
-def is_readonly(fd: int) -> bool:
-    """Whether nothing can be written where the descriptor is: the mount's word, or the file system's."""
-    return bool(os.fstatvfs(fd).f_flag & os.ST_RDONLY)

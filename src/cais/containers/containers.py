@@ -13,6 +13,7 @@ from cais.containers import top
 from cais.containers.ahead import Ahead
 from cais.containers.archive import Archives
 from cais.containers.archivepath import PathStat
+from cais.containers.archivewrite import CopyWish
 from cais.containers.changes import Change
 from cais.containers.check import Checker, Leaky
 from cais.containers.commit import CommitImages, Commits, CommitWish
@@ -99,7 +100,7 @@ class Containers:
         self._execs = Execs(self._rooms, self._fleet)
         self._commits = Commits(self._rooms, self._fleet, self._life)
         self._updater = Updater(self._rooms, self._fleet)
-        self._archives = Archives(self._rooms, self._fleet)
+        self._archives = Archives(self._rooms, self._fleet, self._life)
 
     async def restore(self) -> None:
         """Once, after ``driver`` is open and the networks are started: adopt what runs, put on record what ended
@@ -306,6 +307,10 @@ class Containers:
     async def read_path(self, text: str, path: str) -> tuple[PathStat, AsyncIterator[bytes]]:
         """The same, and a tar of it. Raises NotFound, Invalid, Conflict."""
         return await self._archives.read(self._fleet.find(text), text, path)
+
+    async def write_path(self, text: str, wish: CopyWish, body: AsyncIterator[bytes]) -> None:
+        """Unpack a tar in it. Raises NotFound, Invalid, Conflict, Unavailable."""
+        await self._archives.write(self._fleet.find(text), text, wish, body)
 
     async def changes(self, text: str) -> Sequence[Change]:
         """What it changed of its image's files. Raises Conflict."""

@@ -38,6 +38,8 @@ class Live:
         self.restart: asyncio.Task[None] | None = None
         self.teardown: asyncio.Task[None] | None = None
         self.execs: set[str] = set()
+        self.copies: set[asyncio.Task[None]] = set()
+        """What writes into its root while it runs: has to be over before the next start mounts that anew."""
         self.committing = asyncio.Lock()
 
     @property

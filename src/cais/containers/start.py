@@ -47,6 +47,8 @@ class Starter:
         why and nothing runs."""
         if live.teardown:
             await asyncio.wait((live.teardown,))
+        if live.copies:
+            await asyncio.wait(live.copies)
         before = live.record
         try:
             async with AsyncExitStack() as undo:

@@ -1,14 +1,16 @@
-"""Routes that copy files out of containers, and say what containers changed."""
+"""Routes that copy files from and to containers, and say what containers changed."""
 
 import base64
 
 from aiohttp import web
 
 from cais.api.call import Call
-from cais.api.replies import COMMON_HEADERS, json_bytes, json_reply, stream_bytes
+from cais.api.replies import COMMON_HEADERS, empty_reply, json_bytes, json_reply, stream_bytes
 from cais.api.router import Route
 from cais.api.services import Services
 from cais.containers.archivepath import PathStat
+from cais.containers.archivewrite import CopyWish
+from cais.errors import CaisError
 from cais.spec.image import format_time_ns
 
 TAR = "application/x-tar"
@@ -26,6 +28,7 @@ class ArchiveRoutes:
         return [
             Route("HEAD", "/containers/*/archive", self.stat),
             Route("GET", "/containers/*/archive", self.read),
+            Route("PUT", "/containers/*/archive", self.write),
             Route("GET", "/containers/*/changes", self.changes),
         ]
 
@@ -38,6 +41,21 @@ class ArchiveRoutes:
         """The same header, and a tar."""
         found, parts = await self._containers.read_path(call.name, call.text("path"))
         return await stream_bytes(call, parts, TAR, {STAT_HEADER: format_stat(found)})
+
+    async def write(self, call: Call) -> web.Response:
+        """Unpack the body, a tar of any compression, in a folder."""
+        wish = CopyWish(
+            call.text("path"),
+            same_kinds=call.flag("noOverwriteDirNonDir"),
+            own_user=call.flag("copyUIDGID"),
+        )
+        try:
+            await self._containers.write_path(call.name, wish, call.stream.iter_any())
+        except (CaisError, OSError):
+            await call.discard()
+            raise
+        await call.discard()
+        return empty_reply(200)
 
     async def changes(self, call: Call) -> web.Response:
         """Names and kinds of change; null when there is none."""

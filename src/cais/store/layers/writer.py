@@ -22,7 +22,7 @@ _NODES = {tar.CHARACTER: stat.S_IFCHR, tar.BLOCK_DEVICE: stat.S_IFBLK, tar.FIFO:
 _MAX_ID = 2**32 - 2  # 2**32 - 1 is "leave it" to chown(2): the file would stay root's
 _MAX_SECONDS = 2**34  # ext4 ends in the year 2446; beyond, file systems clamp each in its own way
 # What the kernel says about a name or an object that it cannot make: the layer's fault, not the machine's.
-_LAYERS_FAULT = frozenset(
+LAYERS_FAULT = frozenset(
     {
         errno.ENAMETOOLONG,
         errno.EINVAL,
@@ -74,7 +74,7 @@ class LayerWriter:
             except Invalid as error:
                 raise Invalid(f"{show(entry.name)}: {error}") from error
             except OSError as error:
-                if error.errno in _LAYERS_FAULT:
+                if error.errno in LAYERS_FAULT:
                     raise Invalid(f"{show(entry.name)}: {error.strerror}") from error
                 raise
 
