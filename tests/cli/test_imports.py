@@ -51,6 +51,7 @@ def imported(cais: Any, *argv: str) -> list[str]:
         (("inspect", "x"), 17),
         (("create", "busybox"), 24),
         (("rm", "-f", "x"), 17),
+        (("diff", "x"), 17),
     ],
 )
 def test_import_budget(argv: tuple[str, ...], most: int, cais: Any) -> None:

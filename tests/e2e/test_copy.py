@@ -5,8 +5,10 @@ import os
 import re
 import select
 import socket
+import sys
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,18 @@ echo done; exec sleep 1000
 """
 
 
+@pytest.fixture(params=["docker", "cais"])
+def tool(request: pytest.FixtureRequest, cli: Cli) -> Cli:
+    """The docker command line, and ours, which has the same words."""
+    return cli if request.param == "docker" else replace(cli, path=str(Path(sys.executable).parent / "cais"))
+
+
+@pytest.fixture(autouse=True)
+def _host(monkeypatch: pytest.MonkeyPatch, engine: LiveEngine) -> None:
+    """Ours speaks to the tests' engine too: without a host it would start one of its own."""
+    monkeypatch.setenv("CAIS_HOST", f"unix://{engine.socket}")
+
+
 @pytest.fixture
 def box(request: pytest.FixtureRequest, cli: Cli, wait: Any) -> Iterator[str]:
     """A running container with a tree below /w."""
@@ -35,48 +49,48 @@ def box(request: pytest.FixtureRequest, cli: Cli, wait: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_copies_out(cli: Cli, box: str, tmp_path: Path, running: bool) -> None:
+def test_copies_out(cli: Cli, tool: Cli, box: str, tmp_path: Path, running: bool) -> None:
     """A folder, what is in a folder, a file, a link, and what a link leads to; also of a container that ended."""
     if not running:
         cli.run("kill", box)
-    cli.run("cp", f"{box}:/w", str(tmp_path / "new"))
+    tool.run("cp", f"{box}:/w", str(tmp_path / "new"))
     assert (tmp_path / "new/sub/x").read_text() == "deep\n" and (tmp_path / "new/l").is_symlink()
     assert (tmp_path / "new/f").stat().st_ino == (tmp_path / "new/hard").stat().st_ino
     (tmp_path / "there").mkdir()
-    cli.run("cp", f"{box}:/w", str(tmp_path / "there"))
+    tool.run("cp", f"{box}:/w", str(tmp_path / "there"))
     assert (tmp_path / "there/w/f").read_text() == "hi\n"
     (tmp_path / "inner").mkdir()
-    cli.run("cp", f"{box}:/w/.", str(tmp_path / "inner"))
+    tool.run("cp", f"{box}:/w/.", str(tmp_path / "inner"))
     assert sorted(os.listdir(tmp_path / "inner")) == ["f", "hard", "l", "lf", "sub"]
-    cli.run("cp", f"{box}:/w/f", str(tmp_path / "renamed"))
+    tool.run("cp", f"{box}:/w/f", str(tmp_path / "renamed"))
     assert (tmp_path / "renamed").read_text() == "hi\n"
-    cli.run("cp", f"{box}:/w/lf", str(tmp_path / "link"))
+    tool.run("cp", f"{box}:/w/lf", str(tmp_path / "link"))
     assert os.readlink(tmp_path / "link") == "f"
-    cli.run("cp", "-L", f"{box}:/w/lf", str(tmp_path / "followed"))
+    tool.run("cp", "-L", f"{box}:/w/lf", str(tmp_path / "followed"))
     assert (tmp_path / "followed").read_text() == "hi\n" and not (tmp_path / "followed").is_symlink()
 
 
-def test_a_tar_on_stdout(cli: Cli, box: str) -> None:
+def test_a_tar_on_stdout(cli: Cli, tool: Cli, box: str) -> None:
     """``-`` is the engine's tar, owners and all."""
-    data = cli.run("cp", f"{box}:/w/sub", "-").stdout
+    data = tool.run("cp", f"{box}:/w/sub", "-").stdout
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         members = [(member.name, member.uid, member.gid) for member in tar]
     assert members == [("sub", 0, 0), ("sub/x", 7, 8)]
 
 
-def test_what_is_not_there(cli: Cli, box: str) -> None:
+def test_what_is_not_there(cli: Cli, tool: Cli, box: str) -> None:
     """dockerd's words."""
-    run = cli.run("cp", f"{box}:/nope", "-", check=False)
+    run = tool.run("cp", f"{box}:/nope", "-", check=False)
     assert run.returncode == 1 and f"Could not find the file /nope in container {box}".encode() in run.stderr
 
 
-def test_diff(cli: Cli, box: str) -> None:
+def test_diff(cli: Cli, tool: Cli, box: str) -> None:
     """What the script did, in letters; a container that did nothing has no lines."""
-    lines = cli.text("diff", box).split("\n")
+    lines = tool.text("diff", box).split("\n")
     assert lines[:2] == ["C /bin", "D /bin/vi"] and lines[2:4] == ["C /etc", "C /etc/passwd"]
     assert lines[4:] == [f"A /w{name}" for name in ("", "/f", "/hard", "/l", "/lf", "/sub", "/sub/x")]
     cli.run("create", "--name", f"{box}-2", "busybox")
-    assert cli.text("diff", f"{box}-2") == ""
+    assert tool.text("diff", f"{box}-2") == ""
     cli.run("rm", f"{box}-2")
 
 
@@ -105,7 +119,7 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("state", ["running", "ended", "new"])
-def test_copies_in(cli: Cli, box: str, source: Path, state: str) -> None:
+def test_copies_in(cli: Cli, tool: Cli, box: str, source: Path, state: str) -> None:
     """A folder to a new name and into one that is there, what is in it, a file, links; whatever the container does."""
     if state == "ended":
         cli.run("kill", box)
@@ -120,7 +134,7 @@ def test_copies_in(cli: Cli, box: str, source: Path, state: str) -> None:
         (f"{source}/l", f"{box}:/tmp"),
         ("-L", f"{source}/l", f"{box}:/followed"),
     ):
-        cli.run("cp", *words)
+        tool.run("cp", *words)
     if state != "running":
         cli.run("start", box)
     script = (
@@ -133,23 +147,23 @@ def test_copies_in(cli: Cli, box: str, source: Path, state: str) -> None:
     assert found == [*expected, "hi", "hi", "55:66 751", "f"]
 
 
-def test_to_the_containers_user(cli: Cli, box: str, source: Path) -> None:
+def test_to_the_containers_user(cli: Cli, tool: Cli, box: str, source: Path) -> None:
     """With -a everything becomes the user's that the container runs as."""
     cli.run("create", "--name", f"{box}-2", "--user", "nobody", "busybox")
-    cli.run("cp", "-a", str(source / "f"), f"{box}-2:/tmp/f")
-    with tarfile.open(fileobj=io.BytesIO(cli.run("cp", f"{box}-2:/tmp/f", "-").stdout)) as tar:
+    tool.run("cp", "-a", str(source / "f"), f"{box}-2:/tmp/f")
+    with tarfile.open(fileobj=io.BytesIO(tool.run("cp", f"{box}-2:/tmp/f", "-").stdout)) as tar:
         assert (tar.getmember("f").uid, tar.getmember("f").gid) == (65534, 65534)
     cli.run("rm", f"{box}-2")
 
 
-def test_a_tar_on_stdin(cli: Cli, box: str) -> None:
+def test_a_tar_on_stdin(cli: Cli, tool: Cli, box: str) -> None:
     """``-`` is unpacked where it is sent to; a large one passes through in pieces."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         entry = tarfile.TarInfo("big")
         entry.size = 30 << 20
         tar.addfile(entry, io.BytesIO(os.urandom(1 << 20) * 30))
-    cli.run("cp", "-", f"{box}:/tmp", stdin=buffer.getvalue())
+    tool.run("cp", "-", f"{box}:/tmp", stdin=buffer.getvalue())
     assert cli.text("exec", box, "stat", "-c", "%s", "/tmp/big") == str(30 << 20)
 
 
@@ -172,13 +186,13 @@ def test_places_that_cannot_be(
     assert (source / "f").read_text() == "hi\n"
 
 
-def test_read_only_root(cli: Cli, box: str, source: Path) -> None:
+def test_read_only_root(cli: Cli, tool: Cli, box: str, source: Path) -> None:
     """Refused, running or not, but for a volume."""
     cli.run("create", "--name", f"{box}-2", "--read-only", "-v", "/data", "busybox", "sleep", "1000")
     for _ in range(2):
-        run = cli.run("cp", str(source / "f"), f"{box}-2:/tmp/f", check=False)
+        run = tool.run("cp", str(source / "f"), f"{box}-2:/tmp/f", check=False)
         assert b"container rootfs is marked read-only" in run.stderr
-        cli.run("cp", str(source / "f"), f"{box}-2:/data/f")
+        tool.run("cp", str(source / "f"), f"{box}-2:/data/f")
         cli.run("start", f"{box}-2")
     assert cli.text("exec", f"{box}-2", "cat", "/data/f") == "hi"
     cli.run("rm", "-fv", f"{box}-2")

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from cais.cli.session import Session
 
 _CONTAINER_VERBS = (
-    "attach exec explain export inspect kill logs pause port rename restart rm start stop top unpause wait"
+    "attach diff exec explain export inspect kill logs pause port rename restart rm start stop top unpause "
+    "wait"
 )
 _IMAGE_VERBS = "create history rmi run save tag"
 
