@@ -8,7 +8,8 @@ import lzma
 import os
 import stat
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -420,3 +421,38 @@ async def test_a_client_that_goes_away(real: Engine, running: bool) -> None:
     if not running:
         await real.containers.start(id)
     assert real.status(id) == "running"
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_nothing_is_left_open(real: Engine, running: bool) -> None:
+    """Whatever was copied, refused or given up: no descriptor stays, and no mount."""
+    host = HostConfig(binds=("things:/data",))
+    id = await (real.run if running else real.create)("box", host, cmd=("sleep", "1000"))
+
+    async def everything() -> None:
+        await real.containers.stat_path(id, "/data")
+        _, parts = await real.containers.read_path(id, "/")
+        assert [part async for part in parts]
+        _, parts = await real.containers.read_path(id, "/")
+        assert isinstance(parts, AsyncGenerator)
+        await anext(parts)
+        await parts.aclose()
+        await real.containers.write_path(
+            id, CopyWish("/data"), once(make_tar(file("x"), ("d", tarfile.DIRTYPE, "")))
+        )
+        for data in (make_tar(file("../x")), b"", make_tar(file("d"))):
+            with suppress(Invalid):
+                await real.containers.write_path(id, CopyWish("/data", same_kinds=True), once(data))
+        for path in ("/nope", "/etc/passwd"):
+            with pytest.raises(CaisError):
+                await real.containers.write_path(id, CopyWish(path), once(b""))
+        with pytest.raises(NotFound):
+            await real.containers.read_path(id, "/nope")
+        await real.containers.changes(id)
+
+    await everything()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        await everything()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert str(real.root / "containers") not in Path("/proc/self/mountinfo").read_text()

@@ -2,7 +2,10 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
 
 from cais.containers.archivepath import PathStat
 from cais.containers.archiveread import read_path, stat_path
@@ -21,6 +24,9 @@ from cais.containers.sources import ensure_source
 from cais.errors import Conflict
 from cais.store.layers.diff import DiffSource
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 class Archives:
     """Copies and differences of all containers."""
@@ -34,7 +40,7 @@ class Archives:
         """What stands at ``path``. Raises NotFound, Invalid, Conflict."""
         root = await self._open_root(live, name)
         try:
-            return await asyncio.to_thread(stat_path, root, path, name)
+            return await _in_thread(stat_path, root, path, name)
         finally:
             os.close(root)
 
@@ -43,7 +49,7 @@ class Archives:
         Conflict before the first piece; Conflict later, when the container moves folders meanwhile."""
         root = await self._open_root(live, name)
         try:
-            found, parts = await asyncio.to_thread(read_path, root, path, name)
+            found, parts = await _in_thread(read_path, root, path, name)
         except BaseException:
             os.close(root)
             raise
@@ -80,13 +86,7 @@ class Archives:
         record = live.record
         for point in record.mounts:
             ensure_source(point)
-        root = await asyncio.to_thread(
-            mount_root,
-            self._rooms.snapshots.mounts(live.id),
-            plan_places(record, self._etc(live)),
-            writable=True,
-            readonly=record.host.readonly_rootfs,
-        )
+        root = await self._mount_root(live, writable=True)
         await self._extract(root, record, name, wish, body)
 
     async def _extract(
@@ -125,16 +125,43 @@ class Archives:
         record = live.record
         if record.state.live:
             return await open_live_root(record, self._rooms.driver)
-        places = plan_places(record, self._etc(live))
-        return await asyncio.to_thread(
-            mount_root, self._rooms.snapshots.mounts(live.id), places, writable=False
-        )
+        return await self._mount_root(live, writable=False)
 
-    def _etc(self, live: Live) -> str:
-        """The folder of its hosts, hostname and resolv.conf."""
-        return str(
-            self._rooms.config.root / "containers" / (shared_with(live.record.host.network_mode) or live.id)
+    async def _mount_root(self, live: Live, *, writable: bool) -> int:
+        """In a thread that ends with it: one that comes home from another mount namespace has that namespace's root,
+        which need not be the engine's (setns(2))."""
+        host = live.record.host
+        etc = self._rooms.config.root / "containers" / (shared_with(host.network_mode) or live.id)
+        work = partial(
+            mount_root,
+            self._rooms.snapshots.mounts(live.id),
+            plan_places(live.record, str(etc)),
+            writable=writable,
+            readonly=writable and host.readonly_rootfs,
         )
+        thread = ThreadPoolExecutor(1)
+        mounting = asyncio.get_running_loop().run_in_executor(thread, work)
+        thread.shutdown(wait=False)
+        try:
+            return await asyncio.shield(mounting)
+        except asyncio.CancelledError:
+            mounting.add_done_callback(_close_result)
+            raise
+
+
+def _close_result(mounting: "asyncio.Future[int]") -> None:
+    if not mounting.exception():
+        os.close(mounting.result())
+
+
+async def _in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """As asyncio.to_thread, but over when this is, also if cancelled: the thread uses what the caller closes then."""
+    work = asyncio.get_running_loop().run_in_executor(None, partial(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(work)
+    finally:
+        if not work.done():
+            await asyncio.wait([work])
 
 
 async def _pieces(root: int, parts: Generator[bytes, None, None]) -> AsyncIterator[bytes]:
