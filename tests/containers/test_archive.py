@@ -226,6 +226,20 @@ def test_reading_a_stopped_root_changes_nothing(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "upper").rglob("*")] == ["etc", "removed"]
 
 
+def test_a_folder_that_was_moved_is_whole(tmp_path: Path) -> None:
+    """Where the kernel moves folders by a mark in the writable folder, what lies below it is read."""
+    (tmp_path / "lower/old").mkdir(parents=True)
+    (tmp_path / "lower/old/file").touch()
+    (tmp_path / "upper/new").mkdir(parents=True)
+    os.setxattr(tmp_path / "upper/new", "trusted.overlay.redirect", b"/old")
+    os.mknod(tmp_path / "upper/old", stat.S_IFCHR, 0)
+    overlay = RootMount(
+        "overlay", (str(tmp_path / "lower"),), str(tmp_path / "upper"), str(tmp_path / "work")
+    )
+    with opened(mount_root(overlay, [], writable=False)) as fd:
+        assert [member.name.strip("/") for member in read(fd, "/")] == ["", "new", "new/file"]
+
+
 async def test_a_running_container_and_its_volume(real: Engine) -> None:
     """What runs is seen as it sees itself, tmpfs included; the same container stopped without the tmpfs."""
     host = HostConfig(binds=("things:/data",), tmpfs={"/quick": ""})

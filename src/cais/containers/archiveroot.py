@@ -100,7 +100,8 @@ def _make_tree(root: RootMount, sources: Sequence[_Source], writable: bool) -> i
     layers = [root.upper, *root.lower] if root.upper else list(root.lower)
     if len(layers) < _MAX_LAYERS:
         layers.append(_make_skeleton(sources))
-    return make_overlay(layers, "", "")
+    # What the writable folder says of things that are partly below (moved folders) counts one layer further down too.
+    return make_overlay(layers, "", "", ("redirect_dir=follow", "metacopy=on"))
 
 
 def _make_skeleton(sources: Sequence[_Source]) -> str:
