@@ -76,6 +76,10 @@ def test_base_names(path: str, name: str) -> None:
         (("a:/x", "b:/y"), "copying between containers is not supported"),
         (("x", "y"), "must specify at least one container source"),
         (("/no/such/file", "a:/x"), "no such file or directory"),
+        (("/etc/passwd/", "a:/x"), "lstat /etc/passwd: not a directory"),
+        (("", "a:/x"), "source can not be empty"),
+        (("a:/x", ""), "destination can not be empty"),
+        (("/etc/passwd", "a:"), "no such directory"),
         (("a:/x", "/no/such/x"), 'directory "/no/such" does not exist'),
     ],
 )

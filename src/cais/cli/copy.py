@@ -13,6 +13,7 @@ from cais.cli.flags import Command
 from cais.cli.http import escape, format_target
 from cais.cli.late import load
 from cais.cli.pump import write_all
+from cais.cli.session import is_terminal
 from cais.cli.units import format_size
 from cais.cli.wirejson import parse_json
 
@@ -53,6 +54,9 @@ class Found:
 
 def copy(session: Session, flags: Flags) -> int:
     """Copy files or folders between a container and this machine."""
+    for name, text in zip(("source", "destination"), flags.args, strict=True):
+        if not text:
+            raise Failure(f"{name} can not be empty")
     source, target = parse_end(flags.args[0]), parse_end(flags.args[1])
     if source.container and target.container:
         raise Failure("copying between containers is not supported")
@@ -63,7 +67,7 @@ def copy(session: Session, flags: Flags) -> int:
         _copy_out(session, source, target, flags.on("follow-link"), counted)
     else:
         _copy_in(session, source, target, flags, counted)
-    if not flags.on("quiet") and target.path != "-":
+    if is_terminal(2) and not flags.on("quiet") and target.path != "-":
         sys.stderr.write(f"Successfully copied {format_size(counted.size)} to {flags.args[1]}\n")
     return 0
 
@@ -133,12 +137,12 @@ def base_name(path: str) -> str:
 def _check_folder(path: str) -> None:
     above = os.path.dirname(path.rstrip("/")) or ("/" if path.startswith("/") else ".")
     if not os.path.isdir(above):
-        raise Failure(f'invalid output path: directory "{above}" does not exist')
+        raise Failure(f'invalid output path: directory "{os.path.abspath(above)}" does not exist')
 
 
-def _look(path: str, *, follow: bool = True) -> Found:
+def _look(path: str) -> Found:
     try:
-        found = os.stat(path) if follow else os.lstat(path)
+        found = os.stat(path)
     except OSError:
         return Found(path, exists=False)
     return Found(path, exists=True, is_folder=stat.S_ISDIR(found.st_mode))
@@ -161,6 +165,8 @@ def _copy_in(session: Session, source: End, target: End, flags: Flags, counted: 
 
 def _find_target(session: Session, target: End) -> Found:
     """A link at the end is followed, and what it leads to need not be there."""
+    if not target.path:
+        raise Failure("no such directory")
     path = target.path if target.path.startswith("/") else f"/{target.path}"
     found = _stat(session, target.container, path)
     if found and found["mode"] & _SYMLINK:
@@ -171,9 +177,11 @@ def _find_target(session: Session, target: End) -> Found:
 
 def _pack(path: str, there: Found, *, follow: bool) -> tuple[Iterator[bytes], str]:
     real = os.path.realpath(path) if follow else path
-    source = _look(real, follow=False)
-    if not source.exists:
-        raise Failure(f"lstat {os.path.abspath(path)}: no such file or directory")
+    try:
+        found = os.lstat(real)
+    except OSError as error:
+        raise Failure(f"lstat {os.path.abspath(path)}: {(error.strerror or '').lower()}") from None
+    source = Found(real, exists=True, is_folder=stat.S_ISDIR(found.st_mode))
     inner = path.endswith("/.") or path == "."
     name = "." if inner else os.path.basename(os.path.abspath(path))
     folder, new = place(source, name, there)
