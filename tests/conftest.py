@@ -1,6 +1,7 @@
 """What holds for all tests, and the engine that they share."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,11 @@ from hypothesis import settings
 
 from harness.debian import DebianEngine, debian_engine
 from harness.live import LiveEngine, living_engine, load_busybox
+
+# A shell that runs the tests in the background has these ignored, and so would be everything that the tests start.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 # A deadline would measure the machine, and fail where it is busy.
 settings.register_profile("cais", deadline=None)

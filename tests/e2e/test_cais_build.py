@@ -315,9 +315,10 @@ def test_a_client_that_is_killed_ends_its_build(shell: Shell, tmp_path: Path, nu
                 break
         try:
             wait_until(sleepers)
-        finally:
             process.send_signal(number)
-        wait_until(lambda: not sleepers(), 1.0)
+            wait_until(lambda: not sleepers(), 1.0)
+        finally:
+            process.kill()
 
 
 def sleepers() -> list[str]:
