@@ -64,7 +64,7 @@ def list_robots(hub: Hub, flags: Flags) -> None:
 
 
 def remove_robot(hub: Hub, flags: Flags) -> None:
-    """It belongs to the namespace no longer, and has no rights elsewhere."""
+    """It ends, with its tokens, unless another namespace has it as a member too."""
     namespace, *names = flags.args
     for name in names:
         full = _full_name(namespace, name)
